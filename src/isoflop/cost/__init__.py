@@ -1,0 +1,1 @@
+"""L2: what a computation costs: operators, roofline, collectives, memory, energy, price."""
