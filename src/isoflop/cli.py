@@ -1,0 +1,69 @@
+"""The command line: arguments in, library call, rendered answer out. No arithmetic here.
+
+Commands live in `isoflop/commands/`, one file each, and are imported only when called, so that
+`isoflop --help` stays fast.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from . import __version__
+from .errors import IsoflopError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "explain": (
+        "isoflop.commands.explain:explain",
+        "What bounds a model on a device, from batch 1 to its limit, and what would help most.",
+    ),
+    "validate": (
+        "isoflop.commands.validate:validate",
+        "Predict every row of a measurement file and report the error by source.",
+    ),
+    "catalog": (
+        "isoflop.commands.catalog:app",
+        "List, show, check and create catalog entries (accelerators, models, formats, ...).",
+    ),
+}
+"""Command name -> where its function or app lives, and its one-line help."""
+
+app = App(
+    name="isoflop",
+    help="What bounds a language-model computation, and where the next unit of compute should go.",
+    version=__version__,
+)
+for _name, (_target, _help) in COMMANDS.items():
+    app.command(_target, name=_name, help=_help)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exit code 0 on success, 2 on any wrong input, 130 on interrupt."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except IsoflopError as error:
+        _fail(str(error))
+    except CycloptsError as error:
+        _fail(f"{_plain(error)} See `isoflop --help`.")
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(0) from None
+    except KeyboardInterrupt:
+        print("isoflop: interrupted.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _plain(error: CycloptsError) -> str:
+    text = " ".join(str(error).split())
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def _fail(message: str) -> None:
+    print(f"isoflop: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

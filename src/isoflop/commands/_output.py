@@ -1,0 +1,84 @@
+"""How every command prints: tables for people, JSON for programs, files written whole or not."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidInput
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, with NaN and infinity as null (JSON has neither)."""
+    json.dump(_jsonable(value), sys.stdout, indent=2, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _jsonable(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_whole(path: str | Path, data: bytes | str) -> None:
+    """Write a file aside and rename it, so that a failure leaves nothing half-written.
+
+    Raises
+    ------
+    InvalidInput
+        If the folder does not exist or cannot be written.
+    """
+    target = Path(path)
+    payload = data.encode() if isinstance(data, str) else data
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise InvalidInput(
+            f"'{target}' cannot be written: {error.strerror}. Choose a folder that exists."
+        ) from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise InvalidInput(f"'{target}' cannot be written: {error.strerror}.") from None
+
+
+def console() -> Any:
+    """A rich console that keeps the width sane when output is not a terminal."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 100
+    return Console(width=width, highlight=False, soft_wrap=False)
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
+) -> Any:
+    """A plain rich table: the first `left` columns left-aligned, the rest right-aligned."""
+    from rich import box
+    from rich.table import Table
+
+    result = Table(
+        title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold",
+        pad_edge=False,
+    )  # fmt: skip
+    for i, name in enumerate(columns):
+        result.add_column(name, justify="left" if i < left else "right", no_wrap=True)
+    for row in rows:
+        result.add_row(*row)
+    return result
