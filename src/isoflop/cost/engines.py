@@ -1,0 +1,61 @@
+"""What a serving engine adds to its kernels: host time, fixed device time, streaming efficiency.
+
+One TOML per engine in `data/calibrations/engine-<name>.toml`, fitted by
+`tools/calibrate_engines.py` on end-to-end measurements whose sources are not used for checking.
+"""
+
+from __future__ import annotations
+
+from attrs import field, frozen
+
+from .. import catalog
+from ..errors import UnknownName
+from ..provenance import Source
+
+
+@frozen(kw_only=True)
+class Engine:
+    """Fitted overheads of one engine.
+
+    Attributes
+    ----------
+    step_s : float
+        Time of a step that no kernel explains: launches of a captured graph, scheduling that is
+        not overlapped, sampling.
+    sequence_s : float
+        More of it per running sequence.
+    layer_s : float
+        More of it per layer: small kernels between the modelled ones.
+    prefill_interference : float
+        Share of other requests' prefill time that stalls a decoding request.
+    arrival_s : float
+        Time of a request outside its steps: tokenisation, queueing, first response.
+    kernel_scale : float
+        Factor on all kernel times: what the engine's own kernels gain or lose.
+    chunk_tokens : float
+        Prompt tokens of one step.
+    sigma : float
+        Standard deviation of log(measured / predicted) on the fitted rows.
+    """
+
+    id: str
+    step_s: float
+    sequence_s: float
+    layer_s: float
+    prefill_interference: float = field(default=1.0)
+    arrival_s: float = 0.0
+    kernel_scale: float = 1.0
+    chunk_tokens: float = field(default=8192.0, metadata={"plain": True})
+    sigma: float
+    fitted_on: str
+    source: str
+    note: str = ""
+    sources: dict[str, Source] = field(factory=dict)
+
+
+def load_engine(name: str) -> Engine:
+    """The engine called `name`, or the pooled default for one without measurements."""
+    try:
+        return catalog.load("calibrations", f"engine-{name}", Engine, "engine")
+    except UnknownName:
+        return catalog.load("calibrations", "engine-default", Engine, "engine")
