@@ -6,11 +6,14 @@ One TOML per engine in `data/calibrations/engine-<name>.toml`, fitted by
 
 from __future__ import annotations
 
+import numpy as np
 from attrs import field, frozen
+from numpy.typing import ArrayLike
 
 from .. import catalog
 from ..errors import UnknownName
 from ..provenance import Source
+from .features import Array
 
 
 @frozen(kw_only=True)
@@ -30,8 +33,10 @@ class Engine:
         Share of other requests' prefill time that stalls a decoding request.
     arrival_s : float
         Time of a request outside its steps: tokenisation, queueing, first response.
-    kernel_scale : float
-        Factor on all kernel times: what the engine's own kernels gain or lose.
+    kernel_scale : dict of str to float
+        Factor on kernel times by device family: what the engine's own kernels gain or lose.
+    prefill_scale : float
+        The same for steps that process prompts.
     chunk_tokens : float
         Prompt tokens of one step.
     sigma : float
@@ -41,16 +46,26 @@ class Engine:
     id: str
     step_s: float
     sequence_s: float
-    layer_s: float
-    prefill_interference: float = field(default=1.0)
+    layer_s: float = 0.0
+    prefill_interference: float = 1.0
+    prefill_scale: float = 1.0
     arrival_s: float = 0.0
-    kernel_scale: float = 1.0
     chunk_tokens: float = field(default=8192.0, metadata={"plain": True})
+    kernel_scale: dict[str, float] = field(factory=dict)
     sigma: float
     fitted_on: str
+    rows: int = 0
     source: str
     note: str = ""
     sources: dict[str, Source] = field(factory=dict)
+
+    def scale(self, family: str) -> float:
+        """Factor on kernel times on a device family; 1 where nothing was measured."""
+        return self.kernel_scale.get(family, 1.0)
+
+    def overhead_s(self, sequences: ArrayLike, layers: int) -> Array:
+        """Seconds of a step of `sequences` sequences that no kernel explains."""
+        return self.step_s + layers * self.layer_s + self.sequence_s * np.asarray(sequences, float)
 
 
 def load_engine(name: str) -> Engine:

@@ -60,7 +60,7 @@ def step_interval(
     operators: Sequence[Operator], times: Array, overhead: Array, timer: KernelTimer, engine: Engine
 ) -> Interval:
     """A step's time with its interval and label."""
-    total = engine.kernel_scale * times.sum(axis=0) + overhead
+    total = engine.scale(timer.device.family) * times.sum(axis=0) + overhead
     spread = np.exp(Z90 * step_sigma(operators, times, overhead, timer, engine))
     return Interval(
         seconds=total, low_s=total / spread, high_s=total * spread, label=timer.label(operators)

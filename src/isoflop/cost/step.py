@@ -84,15 +84,13 @@ class StepModel:
 
     def overhead_s(self, batch: Batch) -> Array:
         """Engine time of a step that no operator explains."""
-        e = self.engine
-        layers = self.model.depth * e.layer_s
         sequences = batch.feature("sequences") * self.plan.data
-        return e.step_s + layers + e.sequence_s * sequences
+        return self.engine.overhead_s(sequences, self.model.depth)
 
     def step_s(self, batch: Batch) -> Array:
         """Seconds of a step, shape batch.shape."""
         kernels = self.operator_s(batch).sum(axis=0)
-        return self.engine.kernel_scale * kernels + self.overhead_s(batch)
+        return self.engine.scale(self.device.family) * kernels + self.overhead_s(batch)
 
     def ideal_s(self, batch: Batch) -> Array:
         """Roofline of the step with every efficiency at 1: a lower bound."""

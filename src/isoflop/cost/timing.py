@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from attrs import define, field
@@ -32,6 +33,8 @@ from .operators.base import (
     MoeShape,
     Operator,
 )
+
+P = TypeVar("P", GemmParameters, MoeParameters)
 
 UNMEASURED_SIGMA = {
     "gemm": 0.2, "prefill": 0.3, "decode": 0.3, "mla_prefill": 0.3, "mla_decode": 0.3, "moe": 0.35,
@@ -103,10 +106,12 @@ class KernelTimer:
         rate, name = self.device.matrix_rate(fmt)
         return rate, name
 
-    def _parameters(self, table: dict, fmt: NumberFormat, rate_name: str):  # noqa: ANN202
+    def _parameters(self, table: dict[str, P], fmt: NumberFormat, rate_name: str) -> P:
         """Parameters of the closest measured operand class."""
         if rate_name in ("fp8", "fp4", "fp6", "int8"):
-            wanted = ["fp8-block", "fp8"] if fmt.id == "fp8-block" else ["fp8"]
+            # Of the two measured 8-bit expert kernels engines run the block-scaled one by default;
+            # 4-bit operands have no measurements and take its parameters at their own rate.
+            wanted = ["fp8-block", "fp8"]
         elif fmt.bits < 8:
             wanted = ["mxfp4", "int4"] if fmt.id.startswith("mx") else ["int4", "mxfp4"]
         else:

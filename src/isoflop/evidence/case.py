@@ -78,7 +78,7 @@ class Prediction:
     reason: str = ""
 
 
-def weight_formats(precision: str, model: str) -> Formats:
+def weight_formats(precision: str, model: str, experts: str = "") -> Formats:
     """Formats a published checkpoint of `precision` really has.
 
     Published 4-bit checkpoints of mixture models quantise the experts and keep attention at
@@ -93,4 +93,9 @@ def weight_formats(precision: str, model: str) -> Formats:
         return Formats(weights="bf16", experts="mxfp4")
     if p in ("int4", "int4-wo", "int4_wo") and "kimi" in low:
         return Formats(weights="bf16", experts="int4-g128")
-    return Formats(weights=p)
+    e = experts.strip().lower()
+    if any(name in low for name in ("deepseek", "kimi", "qwen3.5")) and p in ("fp8", "nvfp4"):
+        # Their 8-bit checkpoints scale by blocks; their 4-bit ones keep attention wider.
+        attention = "fp8-block" if p == "fp8" else "bf16"
+        return Formats(weights=attention, experts="nvfp4" if p == "nvfp4" else "fp8-block")
+    return Formats(weights=p, experts=e if e and e not in ("nan", p) else "")

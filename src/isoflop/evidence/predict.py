@@ -15,12 +15,12 @@ from ..cost.interval import Z90
 from ..cost.memory import MemoryPolicy, cache_bytes, memory_use
 from ..cost.power import power_watts
 from ..cost.step import StepModel
-from ..cost.table import StepTable
 from ..errors import IsoflopError
 from ..hardware import load_accelerator
 from ..models import load_model
 from ..plans import Plan
-from ..serving.steady import SteadyState, closed_loop, static_batch
+from ..serving.instance import InstanceTables
+from ..serving.steady import SteadyState
 from .case import Case, Prediction
 
 SEQUENCE_METRICS = ("tpot_s", "ttft_s", "output_tokens_per_s", "tokens_per_s_per_device")
@@ -109,33 +109,8 @@ def _sequences(
     prompt = np.maximum([c.prompt_tokens for c in cases], 1.0)
     output = np.maximum([c.output_tokens for c in cases], 1.0)
     context = prompt + output / 2.0
-    table = StepTable.build(step, max_sequences=float(clients.max()), context=context, ratio=1.35)
-    single = {}
-    lengths = np.unique(prompt)
-    chunk = step.engine.chunk_tokens
-    together = np.maximum(np.floor(chunk / lengths), 1.0)
-    alone_s = step.prefill_s(np.ones_like(lengths), lengths)
-    batched_s = step.prefill_s(together, lengths)
-    for n, a, k, s in zip(lengths, alone_s, together, batched_s, strict=True):
-        single[n] = (a, k, s)
-
-    def prefill_s(prompts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        result = np.empty(np.shape(tokens))
-        for j, (count, n) in enumerate(zip(prompts, tokens, strict=True)):
-            a, k, s = single[n]
-            # Between one prompt and a full chunk the step grows linearly with prompts.
-            result[j] = a if k <= 1 else a + (s - a) * (count - 1) / (k - 1)
-        return result
-
-    if mode == "static":
-        state = static_batch(table.decode_s, prefill_s, batch=clients, prompt_tokens=prompt,
-                             output_tokens=output)  # fmt: skip
-    else:
-        e = step.engine
-        state = closed_loop(
-            table.decode_s, prefill_s, clients=clients, prompt_tokens=prompt, output_tokens=output,
-            chunk_tokens=chunk, interference=e.prefill_interference, arrival_s=e.arrival_s,
-        )  # fmt: skip
+    tables = InstanceTables.build(step, clients, prompt, output)
+    state = tables.state(step.engine, clients, prompt, output, static=mode == "static")
     sigma = _sigma(step, state, context)
     return {
         row: _wrap(case, _value(step, case, state, j, running[j], context[j]), sigma[j], label)

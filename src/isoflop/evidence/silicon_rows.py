@@ -56,10 +56,14 @@ def _role(origin: str) -> Role:
 def _fill(case: Case, row: dict[str, str], origin: str) -> Case:
     tensor, data, expert, reason = _degrees(row)
     quant = row.get("gemm_quant_mode", "") or row["precision"]
+    formats = weight_formats(quant, row["model_path"], row.get("moe_quant_mode", ""))
+    if row["backend"] == "trtllm" and quant in ("fp8", "nvfp4", "fp8_block", "fp4"):
+        # Its quantised checkpoints carry 8-bit cache scales and use them by default.
+        formats = evolve(formats, kv="fp8")
     clients = re.search(r"silicon_concurrency=(\d+)", origin)
     plan = Plan(
         tensor=tensor, pipeline=int(number(row["pp_size"]) or 1), data=data, expert=expert,
-        formats=weight_formats(quant, row["model_path"]),
+        formats=formats,
     )  # fmt: skip
     return evolve(
         case, reason=reason or _distrust(row), model=row["model_path"], device=row["system"],
