@@ -52,12 +52,13 @@ def silicon_cases(line: int, row: dict[str, str]) -> list[Case]:
 
 
 def _role(case: Case) -> Role:
-    """By a hash of the configuration: repeated runs of one configuration share a side.
+    """By a hash of the configuration and lengths: repeated runs and load sweeps share a side.
 
     Checkpoints of one architecture count as one model, because some sources list a run under each.
     """
     model = case.model.lower().replace("deepseek-r1", "deepseek-v3").rpartition("/")[2]
-    key = f"{case.engine}|{case.device}|{model}|{case.plan.describe()}"
+    lengths = f"{case.prompt_tokens:g}|{case.output_tokens:g}"
+    key = f"{case.engine}|{case.device}|{model}|{case.plan.describe()}|{lengths}"
     return "fit" if zlib.crc32(key.encode()) % 1000 < 1000 * FIT_SHARE else "check"
 
 
