@@ -27,21 +27,21 @@ OUT = Path(__file__).resolve().parents[1] / "src/isoflop/data/calibrations"
 FAMILIES = ("hopper", "blackwell")
 
 
-def engine(name: str, x: np.ndarray, sigma: float = 0.1, rows: int = 0) -> Engine:
+def engine(name: str, x: np.ndarray, y: tuple[float, float] = (0.0, 0.0)) -> Engine:
     """An engine from a parameter vector."""
     return Engine(
         id=f"engine-{name}", step_s=x[0] * 1e-3, sequence_s=x[1] * 1e-6, prefill_scale=x[2],
-        kernel_scale=dict(zip(FAMILIES, x[3:5], strict=True)), sigma=sigma, rows=rows,
-        fitted_on="", source="estimate",
+        kernel_scale=dict(zip(FAMILIES, x[3:5], strict=True)), sigma=0.1,
+        arrival_s=y[0] * 1e-3, burst=y[1], fitted_on="", source="estimate",
     )  # fmt: skip
 
 
-def groups(cases: list[Case], name: str, role: str) -> list[tuple]:
+def groups(cases: list[Case], name: str, role: str, metric: str) -> list[tuple]:
     """Instances with their tables and measured TPOT."""
     members: dict[tuple, list[Case]] = defaultdict(list)
     for c in cases:
         wanted = name in ("default", c.engine)
-        if c.metric == "tpot_s" and not c.reason and wanted and c.role == role:
+        if c.metric == metric and not c.reason and wanted and c.role == role:
             members[c.model, c.device, c.plan].append(c)
     out = []
     for (model, device, plan), rows in members.items():
@@ -60,10 +60,10 @@ def groups(cases: list[Case], name: str, role: str) -> list[tuple]:
     return out
 
 
-def errors(data: list[tuple], e: Engine) -> np.ndarray:
+def errors(data: list[tuple], e: Engine, metric: str = "tpot_s") -> np.ndarray:
     """log(predicted / measured) of every row."""
     return np.concatenate(
-        [np.log(t.state(e, c, p, o).tpot_s / measured) for t, c, p, o, measured in data]
+        [np.log(getattr(t.state(e, c, p, o), metric) / measured) for t, c, p, o, measured in data]
     )
 
 
@@ -73,18 +73,25 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     cases = read_cases(parser.parse_args().data / "serving/silicon_agg.csv")
     for name in ("trtllm", "sglang", "vllm", "default"):
-        data = groups(cases, name, "fit")
+        data = groups(cases, name, "fit", "tpot_s")
         x = fit(lambda x, d=data, n=name: errors(d, engine(n, x)), [0.8, 3.0, 1.0, 1.0, 0.9],
                 [0.0, 0.0, 0.6, 0.5, 0.4], [6.0, 60.0, 1.8, 1.6, 1.6], 0.1)  # fmt: skip
         e = errors(data, engine(name, x))
         sigma = float(np.quantile(np.abs(e), 0.9) / 1.6449)
         print(f"{name:8s} {len(e):5d} rows  {np.round(x, 3)}  median {np.median(np.abs(e)):.1%}  "
               f"mean {np.mean(np.abs(np.expm1(e))):.1%}  sigma {sigma:.3f}", flush=True)  # fmt: skip
+        first = groups(cases, name, "fit", "ttft_s")
+        y = fit(lambda y, d=first, n=name, x=x: errors(d, engine(n, x, tuple(y)), "ttft_s"),
+                [30.0, 0.2], [0.0, 0.0], [400.0, 1.0], 0.3)  # fmt: skip
+        t = errors(first, engine(name, x, tuple(y)), "ttft_s")
+        print(f"    TTFT {np.round(y, 3)}  median {np.median(np.abs(t)):.1%}", flush=True)
         scale = "\n".join(f"{f} = {v:.4g}" for f, v in zip(FAMILIES, x[3:5], strict=True))
         (OUT / f"engine-{name}.toml").write_text(
             f"""step = {x[0] * 1e-3:.4g}
 sequence = {x[1] * 1e-6:.4g}
 prefill_scale = {x[2]:.4g}
+arrival = {y[0] * 1e-3:.4g}
+burst = {y[1]:.4g}
 sigma = {sigma:.3f}
 rows = {len(e)}
 fitted_on = "TPOT of configurations with role fit"

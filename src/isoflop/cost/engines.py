@@ -11,7 +11,6 @@ from attrs import field, frozen
 from numpy.typing import ArrayLike
 
 from .. import catalog
-from ..errors import UnknownName
 from ..provenance import Source
 from .features import Array
 
@@ -39,6 +38,8 @@ class Engine:
         The same for steps that process prompts.
     chunk_tokens : float
         Prompt tokens of one step.
+    burst : float
+        Share of the clients whose prompts a load generator sends together.
     sigma : float
         Standard deviation of log(measured / predicted) on the fitted rows.
     """
@@ -50,6 +51,7 @@ class Engine:
     prefill_interference: float = 1.0
     prefill_scale: float = 1.0
     arrival_s: float = 0.0
+    burst: float = 0.0
     chunk_tokens: float = field(default=8192.0, metadata={"plain": True})
     kernel_scale: dict[str, float] = field(factory=dict)
     sigma: float
@@ -68,9 +70,12 @@ class Engine:
         return self.step_s + layers * self.layer_s + self.sequence_s * np.asarray(sequences, float)
 
 
+SAME = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "tensorrt": "trtllm"}
+"""Other spellings of engine names."""
+
+
 def load_engine(name: str) -> Engine:
     """The engine called `name`, or the pooled default for one without measurements."""
-    try:
-        return catalog.load("calibrations", f"engine-{name}", Engine, "engine")
-    except UnknownName:
-        return catalog.load("calibrations", "engine-default", Engine, "engine")
+    wanted = SAME.get(name.strip().lower(), name.strip().lower())
+    known = [i for i in catalog.paths("calibrations") if i == f"engine-{wanted}"]
+    return catalog.load("calibrations", known[0] if known else "engine-default", Engine, "engine")

@@ -95,4 +95,5 @@ class InstanceTables:
             decode_s, prefill_s, clients=clients, prompt_tokens=prompt, output_tokens=output,
             chunk_tokens=engine.chunk_tokens * self.step.plan.data,
             interference=engine.prefill_interference, arrival_s=engine.arrival_s,
+            burst=engine.burst,
         )  # fmt: skip

@@ -66,6 +66,7 @@ def closed_loop(
     chunk_tokens: float = 8192.0,
     interference: float = 1.0,
     arrival_s: float = 0.0,
+    burst: float = 0.0,
 ) -> SteadyState:
     """Steady state of `clients` closed-loop clients.
 
@@ -81,6 +82,9 @@ def closed_loop(
         Share of other requests' prefill time that stalls a decoding one.
     arrival_s : float
         Time outside steps before the first token.
+    burst : float
+        Share of the other clients whose prompts arrive together with one's own: 0 for independent
+        arrivals, 1 for a load generator that starts all clients at once.
 
     Raises
     ------
@@ -108,7 +112,7 @@ def closed_loop(
         stolen = np.minimum(interference * others * each, 0.98)
         new_tpot = decode_s(batch, context) / (1.0 - stolen)
         queue = 0.5 * np.minimum(rate * each, 0.98) * each * together
-        ttft = arrival_s + alone + queue
+        ttft = arrival_s + alone + queue + burst * (c - 1.0) / 2.0 * each
         new_batch = np.clip(rate * decoding * tpot, np.minimum(1.0, c), c)
         change = np.max(np.abs(new_tpot / tpot - 1.0), initial=0.0)
         tpot, batch = 0.5 * (tpot + new_tpot), 0.5 * (batch + new_batch)
