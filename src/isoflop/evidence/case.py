@@ -85,13 +85,13 @@ def weight_formats(precision: str, model: str, experts: str = "") -> Formats:
     16 bits; dense ones quantise every linear layer.
     """
     p = precision.strip().lower().rstrip("?")
-    p = {"": "bf16", "nan": "bf16", "f16": "fp16", "fp4": "nvfp4"}.get(p, p)
+    p = {"": "bf16", "nan": "bf16", "f16": "fp16", "fp4": "nvfp4", "int4": "int4-g128"}.get(p, p)
     if p in ("bf16", "fp16"):
         return Formats(weights="bf16")
     low = model.lower()
     if "gpt-oss" in low:
         return Formats(weights="bf16", experts="mxfp4")
-    if p in ("int4", "int4-wo", "int4_wo") and "kimi" in low:
+    if p.startswith("int4") and "kimi" in low:
         return Formats(weights="bf16", experts="int4-g128")
     e = experts.strip().lower()
     if any(name in low for name in ("deepseek", "kimi", "qwen3.5")) and p in ("fp8", "nvfp4"):

@@ -80,7 +80,7 @@ def _group(step: StepModel, cases: Sequence[Case]) -> list[Prediction]:
             continue
         if case.mode == "single":
             value = float(step.prefill_s(np.float64(1.0), np.float64(max(case.prompt_tokens, 1.0))))
-            out[i] = _wrap(case, value + step.engine.arrival_s, step.engine.sigma, label)
+            out[i] = _wrap(case, value, step.engine.sigma, label)
         elif case.mode == "capacity":
             out[i] = _wrap(case, _capacity(step, case), 0.0, label)
         else:
