@@ -187,7 +187,7 @@ class TestMatrixRate:
 
     def test_falls_back_to_a_wider_rate(self):
         device = load_accelerator("h100-sxm")
-        assert device.matrix_rate(load_format("nvfp4"))[1] == "fp8"
+        assert device.matrix_rate(load_format("nvfp4"))[1] == "bf16"
         assert load_accelerator("v100").matrix_rate(load_format("bf16"))[1] == "fp16"
         assert load_accelerator("p40").matrix_rate(load_format("bf16"))[1] == "fp32"
 

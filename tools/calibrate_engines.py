@@ -13,8 +13,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from _fitting import fit
 
+from _fitting import fit
 from isoflop.cost.engines import Engine
 from isoflop.cost.step import StepModel
 from isoflop.evidence.case import Case
@@ -30,10 +30,17 @@ FAMILIES = ("hopper", "blackwell")
 def engine(name: str, x: np.ndarray, y: tuple[float, float] = (0.0, 0.0)) -> Engine:
     """An engine from a parameter vector."""
     return Engine(
-        id=f"engine-{name}", step_s=x[0] * 1e-3, sequence_s=x[1] * 1e-6, prefill_scale=x[2],
-        kernel_scale=dict(zip(FAMILIES, x[3:5], strict=True)), sigma=0.1,
-        arrival_s=y[0] * 1e-3, burst=y[1], fitted_on="", source="estimate",
-    )  # fmt: skip
+        id=f"engine-{name}",
+        step_s=x[0] * 1e-3,
+        sequence_s=x[1] * 1e-6,
+        prefill_scale=x[2],
+        kernel_scale=dict(zip(FAMILIES, x[3:5], strict=True)),
+        sigma=0.1,
+        arrival_s=y[0] * 1e-3,
+        burst=y[1],
+        fitted_on="",
+        source="estimate",
+    )
 
 
 def groups(cases: list[Case], name: str, role: str, metric: str) -> list[tuple]:
@@ -46,8 +53,9 @@ def groups(cases: list[Case], name: str, role: str, metric: str) -> list[tuple]:
     out = []
     for (model, device, plan), rows in members.items():
         try:
-            step = StepModel(model=load_model(model), plan=plan, device=load_accelerator(device),
-                             engine=BARE)  # fmt: skip
+            step = StepModel(
+                model=load_model(model), plan=plan, device=load_accelerator(device), engine=BARE
+            )
             clients, prompt, output = (
                 np.array([getattr(c, k) for c in rows], float)
                 for k in ("concurrency", "prompt_tokens", "output_tokens")
@@ -74,15 +82,28 @@ def main() -> None:
     cases = read_cases(parser.parse_args().data / "serving/silicon_agg.csv")
     for name in ("trtllm", "sglang", "vllm", "default"):
         data = groups(cases, name, "fit", "tpot_s")
-        x = fit(lambda x, d=data, n=name: errors(d, engine(n, x)), [0.8, 3.0, 1.0, 1.0, 0.9],
-                [0.0, 0.0, 0.6, 0.5, 0.4], [6.0, 60.0, 1.8, 1.6, 1.6], 0.1)  # fmt: skip
+        x = fit(
+            lambda x, d=data, n=name: errors(d, engine(n, x)),
+            [0.8, 3.0, 1.0, 1.0, 0.9],
+            [0.0, 0.0, 0.6, 0.5, 0.4],
+            [6.0, 60.0, 1.8, 1.6, 1.6],
+            0.1,
+        )
         e = errors(data, engine(name, x))
         sigma = float(np.quantile(np.abs(e), 0.9) / 1.6449)
-        print(f"{name:8s} {len(e):5d} rows  {np.round(x, 3)}  median {np.median(np.abs(e)):.1%}  "
-              f"mean {np.mean(np.abs(np.expm1(e))):.1%}  sigma {sigma:.3f}", flush=True)  # fmt: skip
+        print(
+            f"{name:8s} {len(e):5d} rows  {np.round(x, 3)}  median {np.median(np.abs(e)):.1%}  "
+            f"mean {np.mean(np.abs(np.expm1(e))):.1%}  sigma {sigma:.3f}",
+            flush=True,
+        )
         first = groups(cases, name, "fit", "ttft_s")
-        y = fit(lambda y, d=first, n=name, x=x: errors(d, engine(n, x, tuple(y)), "ttft_s"),
-                [30.0, 0.2], [0.0, 0.0], [400.0, 1.0], 0.3)  # fmt: skip
+        y = fit(
+            lambda y, d=first, n=name, x=x: errors(d, engine(n, x, tuple(y)), "ttft_s"),
+            [30.0, 0.2],
+            [0.0, 0.0],
+            [400.0, 1.0],
+            0.3,
+        )
         t = errors(first, engine(name, x, tuple(y)), "ttft_s")
         print(f"    TTFT {np.round(y, 3)}  median {np.median(np.abs(t)):.1%}", flush=True)
         scale = "\n".join(f"{f} = {v:.4g}" for f, v in zip(FAMILIES, x[3:5], strict=True))

@@ -52,10 +52,7 @@ def _attention(m: Mixer, hidden: int) -> int:
 def _mla(m: Mixer, hidden: int) -> int:
     v_dim = m.v_head_dim or m.head_dim
     q_width = m.heads * (m.head_dim + m.rope_dim)
-    if m.q_rank:
-        total = hidden * m.q_rank + m.q_rank + m.q_rank * q_width
-    else:
-        total = hidden * q_width
+    total = (hidden * m.q_rank + m.q_rank if m.q_rank else 0) + (m.q_rank or hidden) * q_width
     total += hidden * (m.kv_rank + m.rope_dim) + m.kv_rank
     total += m.kv_rank * m.heads * (m.head_dim + v_dim)
     return total + m.heads * v_dim * hidden

@@ -52,8 +52,12 @@ class Question:
         if self.phase == "decode":
             return Batch(decode_sequences=n, decode_context=float(self.context))
         rows = n * self.context if self.phase == "train" else None
-        return Batch(prefill_sequences=n, prefill_tokens=float(self.context),
-                     prefill_prior=float(self.prior), sampled_rows=rows)  # fmt: skip
+        return Batch(
+            prefill_sequences=n,
+            prefill_tokens=float(self.context),
+            prefill_prior=float(self.prior),
+            sampled_rows=rows,
+        )
 
 
 @frozen(kw_only=True)
@@ -88,31 +92,49 @@ class Explanation:
         """Everything, for JSON."""
         s = self.step
         return {
-            "model": s.model.id, "device": s.device.id, "plan": s.plan.describe(),
-            "phase": self.question.phase, "batch": self.question.batch,
-            "context": self.question.context, "engine": s.engine.id, "label": s.label(),
-            "regimes": self.regimes, "operators": self.operators, "memory": self.memory.rows(),
-            "largest_batch": self.largest_batch, "largest_context": self.largest_context,
+            "model": s.model.id,
+            "device": s.device.id,
+            "plan": s.plan.describe(),
+            "phase": self.question.phase,
+            "batch": self.question.batch,
+            "context": self.question.context,
+            "engine": s.engine.id,
+            "label": s.label(),
+            "regimes": self.regimes,
+            "operators": self.operators,
+            "memory": self.memory.rows(),
+            "largest_batch": self.largest_batch,
+            "largest_context": self.largest_context,
             "crossover_batch": self.crossover,
             "findings": [f.as_dict() for f in self.findings],
-        }  # fmt: skip
+        }
 
 
 def explain(step: StepModel, question: Question) -> Explanation:
     """Explain what bounds `step`, over the question's batches and in detail at its batch."""
     context, operators = question.context, step.operators
     policy = MemoryPolicy()
-    held = memory_use(step.model, step.plan, step.device, operators,
-                      sequences=question.batch / step.plan.data, context=context)  # fmt: skip
+    held = memory_use(
+        step.model,
+        step.plan,
+        step.device,
+        operators,
+        sequences=question.batch / step.plan.data,
+        context=context,
+    )
     fits = largest_batch(step.model, step.plan, step.device, operators, context) * step.plan.data
     answer = Explanation(
-        step=step, question=question, regimes=_regimes(step, question, fits),
-        operators=operator_rows(step, question), memory=held, largest_batch=fits,
+        step=step,
+        question=question,
+        regimes=_regimes(step, question, fits),
+        operators=operator_rows(step, question),
+        memory=held,
+        largest_batch=fits,
         largest_context=largest_context(
             step.model, step.plan, step.device, operators, question.batch / step.plan.data, policy
         ),
         crossover=crossover_batch(step, question),
-    )  # fmt: skip
+    )
     return evolve(answer, findings=rank_findings(step, question.steps, question.batch, context))
 
 
@@ -142,9 +164,10 @@ def _regimes(step: StepModel, question: Question, fits: int) -> list[dict[str, A
     moved = step.matrix.total("read", batch) + step.matrix.total("written", batch)
     tokens = n * (1.0 if question.phase == "decode" else question.context)
     watts = power_watts(
-        step.device, flop / interval.seconds / step.timer.shape.bf16_flop_per_s,
+        step.device,
+        flop / interval.seconds / step.timer.shape.bf16_flop_per_s,
         moved / interval.seconds / step.device.memory.bandwidth_bytes_per_s,
-    )  # fmt: skip
+    )
     price = step.device.price.on_demand_usd_per_hour if step.device.price else None
     rows = []
     for i, b in enumerate(question.batches):
@@ -153,20 +176,27 @@ def _regimes(step: StepModel, question: Question, fits: int) -> list[dict[str, A
         devices = step.plan.devices
         rows.append(
             {
-                "batch": b, "fits": b <= fits, "step_s": seconds,
-                "low_s": float(interval.low_s[i]), "high_s": float(interval.high_s[i]),
-                "ideal_s": float(ideal[i]), "limit_share": float(ideal[i]) / seconds,
-                "bound": max(part, key=part.__getitem__), "shares": part,
+                "batch": b,
+                "fits": b <= fits,
+                "step_s": seconds,
+                "low_s": float(interval.low_s[i]),
+                "high_s": float(interval.high_s[i]),
+                "ideal_s": float(ideal[i]),
+                "limit_share": float(ideal[i]) / seconds,
+                "bound": max(part, key=part.__getitem__),
+                "shares": part,
                 "tokens_per_s": float(tokens[i]) / seconds,
                 "flop_utilization": float(flop[i]) / seconds / step.timer.shape.bf16_flop_per_s,
-                "bandwidth_utilization": float(moved[i]) / seconds
+                "bandwidth_utilization": float(moved[i])
+                / seconds
                 / step.device.memory.bandwidth_bytes_per_s,
                 "watts": float(watts[i]) * devices,
                 "joules_per_token": float(watts[i]) * devices * seconds / float(tokens[i]),
-                "usd_per_million_tokens": None if price is None
+                "usd_per_million_tokens": None
+                if price is None
                 else price * devices / 3600.0 * seconds / float(tokens[i]) * 1e6,
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -187,19 +217,52 @@ def operator_rows(step: StepModel, question: Question) -> list[dict[str, Any]]:
             bound = "overhead"
         rows.append(
             {
-                "operator": op.name, "part": op.part, "count": op.count,
-                "flop": float(cost["flop"][i]), "bytes": moved, "sent_bytes": float(cost["sent"][i]),
-                "intensity": float(cost["flop"][i]) / moved if moved else 0.0, "seconds": seconds,
-                "ideal_s": max(ideal.values()), "bound": bound, "share": seconds / total,
+                "operator": op.name,
+                "part": op.part,
+                "count": op.count,
+                "flop": float(cost["flop"][i]),
+                "bytes": moved,
+                "sent_bytes": float(cost["sent"][i]),
+                "intensity": float(cost["flop"][i]) / moved if moved else 0.0,
+                "seconds": seconds,
+                "ideal_s": max(ideal.values()),
+                "bound": bound,
+                "share": seconds / total,
             }
-        )  # fmt: skip
+        )
     over = float(step.overhead_s(batch))
     rows.append(
-        {"operator": "engine (host, launches)", "part": "engine", "count": 1, "flop": 0.0,
-         "bytes": 0.0, "sent_bytes": 0.0, "intensity": 0.0, "seconds": over, "ideal_s": 0.0,
-         "bound": "overhead", "share": over / total}
-    )  # fmt: skip
-    return sorted(rows, key=lambda r: -r["seconds"])
+        {
+            "operator": "engine (host, launches)",
+            "part": "engine",
+            "count": 1,
+            "flop": 0.0,
+            "bytes": 0.0,
+            "sent_bytes": 0.0,
+            "intensity": 0.0,
+            "seconds": over,
+            "ideal_s": 0.0,
+            "bound": "overhead",
+            "share": over / total,
+        }
+    )
+    return sorted(_merged(rows), key=lambda r: -r["seconds"])
+
+
+def _merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Operators of the same name in different layer groups as one row."""
+    out: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        known = out.get(row["operator"])
+        if known is None:
+            out[row["operator"]] = dict(row)
+            continue
+        if row["seconds"] > known["seconds"]:
+            known["bound"] = row["bound"]
+        for key in ("count", "flop", "bytes", "sent_bytes", "seconds", "ideal_s", "share"):
+            known[key] += row[key]
+        known["intensity"] = known["flop"] / known["bytes"] if known["bytes"] else 0.0
+    return list(out.values())
 
 
 def crossover_batch(step: StepModel, question: Question) -> float | None:

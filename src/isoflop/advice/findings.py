@@ -43,8 +43,12 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain record."""
-        return {"change": self.change, "speedup": self.speedup, "step_s": self.seconds,
-                "evidence": self.evidence}  # fmt: skip
+        return {
+            "change": self.change,
+            "speedup": self.speedup,
+            "step_s": self.seconds,
+            "evidence": self.evidence,
+        }
 
 
 def rank_findings(
@@ -74,8 +78,13 @@ def _seconds(step: StepModel, steps: Steps, batch: int) -> float:
 
 
 def _with(step: StepModel, **changes: Any) -> StepModel:
-    fields = {"model": step.model, "plan": step.plan, "device": step.device,
-              "cluster": step.cluster, "engine": step.engine}  # fmt: skip
+    fields = {
+        "model": step.model,
+        "plan": step.plan,
+        "device": step.device,
+        "cluster": step.cluster,
+        "engine": step.engine,
+    }
     return StepModel(**(fields | changes))
 
 
@@ -93,28 +102,57 @@ def _candidates(
     out: list[tuple[str, StepModel, str]] = []
     linear = f"linear layers are {parts['linear']:.0%} of the step"
     if weights.bits >= 16 and "fp8" in rates:
-        out.append(("fp8 weights", _formats(step, weights="fp8"), f"{linear}; half the bytes, "
-                    "twice the rate"))  # fmt: skip
+        out.append(
+            (
+                "fp8 weights",
+                _formats(step, weights="fp8"),
+                f"{linear}; half the bytes, twice the rate",
+            )
+        )
     if weights.bits > 4:
         if "fp4" in rates:
-            out.append(("NVFP4 weights", _formats(step, weights="nvfp4"),
-                        f"{linear}; 4.5 bits per weight at {rates['fp4'] / 1e15:.3g} PFLOP/s"))  # fmt: skip
-        out.append(("4-bit weights only (int4, groups of 128)",
-                    _formats(step, weights="int4-g128"),
-                    f"{linear}; 4.16 bits per weight, products still at 16 bits"))  # fmt: skip
+            out.append(
+                (
+                    "NVFP4 weights",
+                    _formats(step, weights="nvfp4"),
+                    f"{linear}; 4.5 bits per weight at {rates['fp4'] / 1e15:.3g} PFLOP/s",
+                )
+            )
+        out.append(
+            (
+                "4-bit weights only (int4, groups of 128)",
+                _formats(step, weights="int4-g128"),
+                f"{linear}; 4.16 bits per weight, products still at 16 bits",
+            )
+        )
     if step.plan.formats.of("kv").bits >= 16 and parts["cache"] > 0.02:
-        out.append(("fp8 KV cache", _formats(step, kv="fp8"),
-                    f"attention over the cache is {parts['cache']:.0%} of the step at batch {batch}"))  # fmt: skip
+        out.append(
+            (
+                "fp8 KV cache",
+                _formats(step, kv="fp8"),
+                f"attention over the cache is {parts['cache']:.0%} of the step at batch {batch}",
+            )
+        )
     degree = step.plan.tensor * 2
     if degree <= max(step.device.links.scale_up_domain, 1):
         plan: Plan = evolve(step.plan, tensor=degree)
-        out.append((f"tensor parallelism over {plan.devices} devices", _with(step, plan=plan),
-                    "each device reads half the weights and half the cache"))  # fmt: skip
+        out.append(
+            (
+                f"tensor parallelism over {plan.devices} devices",
+                _with(step, plan=plan),
+                "each device reads half the weights and half the cache",
+            )
+        )
     out += _hardware(step)
     if parts["engine"] > 0.05:
         free = evolve(step.engine, step_s=0.0, sequence_s=0.0, layer_s=0.0)
-        out.append(("no host overhead (overlapped scheduling)", _with(step, engine=free),
-                    f"time no kernel explains is {parts['engine']:.0%} of the step"))  # fmt: skip
+        out.append(
+            (
+                "no host overhead (overlapped scheduling)",
+                _with(step, engine=free),
+                f"time no kernel explains is {parts['engine']:.0%} of the step",
+            )
+        )
     return out
 
 
@@ -145,4 +183,3 @@ def _time_by_kind(step: StepModel, steps: Steps, batch: int) -> dict[str, float]
         "cache": float(cache) / total,
         "engine": float(step.overhead_s(b)) / total,
     }
-

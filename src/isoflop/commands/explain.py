@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from ..advice.explain import Explanation, Question
     from ..cost.step import StepModel
 
-_FLAG = {"negative": ()}
-
 
 def explain(
     model: str,
@@ -27,7 +25,7 @@ def explain(
     kv: str = "bf16",
     engine: str = "default",
     sections: Annotated[str, Parameter(name="--show")] = "",
-    json: Annotated[bool, Parameter(**_FLAG)] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
     plot: Path | None = None,
 ) -> None:
     """What bounds a model on a device, from batch 1 to its limit, and what would help most.
@@ -56,8 +54,7 @@ def explain(
     engine
         Engine whose overheads apply: vllm, sglang, trtllm or default.
     sections
-        More of the answer, comma-separated: operators, movement, io, span, formulas, systolic,
-        alpha, or all.
+        More of the answer, comma-separated: movement, io, span, formulas, systolic, or all.
     json
         Print JSON.
     plot
@@ -67,7 +64,7 @@ def explain(
     from ..advice.explain import explain as answer
 
     step = build_step(model, on, plan, weights, experts, kv, engine)
-    chosen = batch or _default_batch(step, context)
+    chosen = _default_batch(step, context) if batch is None else batch
     question = Question(phase=phase, batch=chosen, context=context)
     result = answer(step, question)
     if json:
@@ -125,12 +122,6 @@ def _default_batch(step: StepModel, context: int) -> int:
     return batch
 
 
-_HEADLINE = {
-    "memory": "memory bandwidth", "compute": "matrix rate", "network": "the network",
-    "overhead": "fixed overheads (launches, host)",
-}  # fmt: skip
-
-
 def _print(result: Explanation, question: Question) -> None:
     from ..units import show_bytes, show_count, show_flop, show_rate, show_s
     from ._output import console, table
@@ -150,26 +141,24 @@ def _print(result: Explanation, question: Question) -> None:
         f"{show_rate(device.memory.bandwidth_bytes_per_s)}. Times are {step.label()}, "
         "with a 90% interval."
     )
+    priced = any(r["usd_per_million_tokens"] is not None for r in result.regimes)
+    columns = ["batch", "bound by", "step", "90% interval", "of limit", "comp/mem/net/fixed",
+               "tok/s", "J/tok"] + ["$/Mtok"] * priced  # fmt: skip
     rows = []
     for r in result.regimes:
         part = r["shares"]
-        cost = r["usd_per_million_tokens"]
-        rows.append(
-            [
-                str(r["batch"]) + ("" if r["fits"] else " *"), r["bound"],
-                f"{show_s(r['step_s'])}", f"{show_s(r['low_s'])} - {show_s(r['high_s'])}",
-                f"{r['limit_share']:.0%}",
-                " ".join(f"{part[k]:.0%}" for k in ("compute", "memory", "network", "overhead")),
-                f"{r['tokens_per_s']:,.0f}", f"{r['joules_per_token']:.3g}",
-                "-" if cost is None else f"{cost:.3g}",
-            ]
-        )  # fmt: skip
-    out.print(
-        table("What bounds a step", ["batch", "bound by", "step", "90% interval", "of limit",
-              "comp/mem/net/fix", "tok/s", "J/tok", "$/Mtok"], rows, left=2)
-    )  # fmt: skip
+        split = "/".join(f"{part[k]:.0%}" for k in ("compute", "memory", "network", "overhead"))
+        row = [
+            str(r["batch"]) + ("" if r["fits"] else "*"), r["bound"], show_s(r["step_s"]),
+            f"{show_s(r['low_s'])} - {show_s(r['high_s'])}", f"{r['limit_share']:.0%}", split,
+            f"{r['tokens_per_s']:,.0f}", f"{r['joules_per_token']:.3g}",
+        ]  # fmt: skip
+        rows.append(row + ([f"{r['usd_per_million_tokens']:.3g}"] if priced else []))
+    out.print(table("What bounds a step", columns, rows, left=2))
     if any(not r["fits"] for r in result.regimes):
-        out.print(f"* does not fit: the cache holds {result.largest_batch} sequences of this context.")
+        out.print(
+            f"* does not fit: the cache holds {result.largest_batch} sequences of this context."
+        )
     out.print(_crossover_text(result))
     at = "" if question.phase == "decode" else f" of {question.context} tokens"
     ops = [
@@ -189,11 +178,9 @@ def _print(result: Explanation, question: Question) -> None:
         f"context {result.largest_batch:,}; largest context at batch {question.batch} "
         f"{result.largest_context:,}."
     )
-    found = [
-        [f"{x.speedup:.2f}x", x.change, x.evidence] for x in result.findings
-    ]
+    found = [[f"{x.speedup:.2f}x", x.change, x.evidence] for x in result.findings]
     title = f"What would help most at batch {question.batch}"
-    out.print(table(title, ["gain", "change", "because"], found, left=3))
+    out.print(table(title, ["gain", "change", "because"], found, left=3, wrap=True))
 
 
 def _crossover_text(result: Explanation) -> str:
@@ -217,8 +204,6 @@ def _more(step: StepModel, question: Question, sections: str) -> None:
     if "all" in wanted:
         wanted = list(extra.SECTIONS)
     for name in wanted:
-        if name == "operators":
-            continue
         if name not in extra.SECTIONS:
             raise UnknownName("section", name, extra.SECTIONS)
         title, columns, rows, note = extra.SECTIONS[name](step, question)

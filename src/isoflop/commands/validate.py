@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-_FLAG = {"negative": ()}
+if TYPE_CHECKING:
+    from ..evidence.summary import Summary
 
 
 def validate(
@@ -15,7 +16,7 @@ def validate(
     *,
     metric: str = "",
     role: str = "",
-    json: Annotated[bool, Parameter(**_FLAG)] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Predict every row of a measurement file and report the error by source.
 
@@ -34,14 +35,18 @@ def validate(
     import sys
 
     from ..errors import InvalidInput
+    from ..evidence.operator_rows import predict_operator_table
     from ..evidence.predict import predict_cases
     from ..evidence.published import published_cases
     from ..evidence.read import read_cases
     from ..evidence.summary import summarise
-    from ._output import console, print_json, table
 
     if role not in ("", "fit", "check"):
         raise InvalidInput(f"The role is '{role}'; it must be fit or check.")
+    if file is not None and file.suffix == ".parquet":
+        items = [p for p in predict_operator_table(file) if role in ("", p.case.role)]
+        _show(summarise(items), json)
+        return
     cases = read_cases(file) if file else published_cases()
     cases = [c for c in cases if metric in ("", c.metric) and role in ("", c.role)]
     if not cases:
@@ -54,20 +59,25 @@ def validate(
             predictions = predict_cases(cases, lambda n: bar.advance(task, n))
     else:
         predictions = predict_cases(cases)
-    summary = summarise(predictions)
+    _show(summarise(predictions), json)
+
+
+def _show(summary: Summary, json: bool) -> None:
+    from ._output import console, print_json, table
+
     if json:
         print_json({"summary": summary.rows(), "rows": summary.predictions()})
         return
     body = [
-        [r["source"], r["metric"], r["role"], str(r["rows"]), str(r["supported"]),
+        [r["source"][:38], r["metric"], r["role"], str(r["rows"]), str(r["supported"]),
          *(f"{r[k]:.1f}" if r[k] is not None else "-" for k in
            ("median_abs_pct", "mean_abs_pct", "p90_abs_pct", "bias_pct", "coverage_90",
             "baseline_mean_abs_pct"))]
         for r in summary.rows()
     ]  # fmt: skip
-    columns = ["source", "metric", "role", "rows", "priced", "median %", "mean %", "p90 %",
-               "bias %", "in 90%", "baseline %"]  # fmt: skip
-    console().print(table("Predicted against measured", columns, body, left=3))
+    columns = ["source", "metric", "role", "rows", "priced", "med", "mean", "p90", "bias", "in 90",
+               "base"]  # fmt: skip
+    console().print(table("Predicted against measured (errors in %)", columns, body, left=3))
     console().print(
         "Baseline: the best single constant of each source and metric (its own median), the "
         "mean error a table without any model would have."

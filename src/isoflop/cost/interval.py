@@ -57,11 +57,13 @@ def step_sigma(
 
 
 def step_interval(
-    operators: Sequence[Operator], times: Array, overhead: Array, timer: KernelTimer, engine: Engine
-) -> Interval:
-    """A step's time with its interval and label."""
+    operators: Sequence[Operator], times: Array, overhead: Array, timer: KernelTimer,
+    engine: Engine, ideal: Array,
+) -> Interval:  # fmt: skip
+    """A step's time with its interval and label; no bound lies below the hardware limit."""
     total = engine.scale(timer.device.family) * times.sum(axis=0) + overhead
     spread = np.exp(Z90 * step_sigma(operators, times, overhead, timer, engine))
     return Interval(
-        seconds=total, low_s=total / spread, high_s=total * spread, label=timer.label(operators)
-    )
+        seconds=total, low_s=np.clip(total / spread, np.minimum(ideal, total), None),
+        high_s=total * spread, label=timer.label(operators),
+    )  # fmt: skip

@@ -68,7 +68,9 @@ class StepModel:
         rates, links = [], []
         for op in self.operators:
             rates.append(
-                device.rates.vector_flop_per_s if op.rate is None else device.matrix_rate(op.rate)[0]
+                device.rates.vector_flop_per_s
+                if op.rate is None
+                else device.matrix_rate(op.rate)[0]
             )
             ranks = op.shape.ranks if isinstance(op.shape, CollectiveShape) else 1
             links.append(tier_for(device, self.cluster, ranks).link_bytes_per_s)
@@ -111,8 +113,9 @@ class StepModel:
         """90% interval and label of the step's time."""
         times = self.operator_s(batch)
         return step_interval(
-            self.operators, times, self.overhead_s(batch), self.timer, self.engine
-        )
+            self.operators, times, self.overhead_s(batch), self.timer, self.engine,
+            self.ideal_s(batch),
+        )  # fmt: skip
 
     def label(self) -> Label:
         """How the step's time was made."""

@@ -20,7 +20,7 @@ def knots(limit: float, dense: int = 16, ratio: float = 1.12) -> Array:
     """1, 2, ... `dense`, then geometric up to `limit`, which is always the last knot."""
     if not limit >= 1:
         raise InvalidInput(f"A table up to {limit} has no entries; the limit must be at least 1.")
-    values = list(range(1, min(dense, int(limit)) + 1))
+    values = [float(v) for v in range(1, min(dense, int(limit)) + 1)]
     while values[-1] < limit:
         values.append(min(limit, max(values[-1] + 1, round(values[-1] * ratio))))
     return np.array(values, float)

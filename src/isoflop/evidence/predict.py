@@ -26,8 +26,15 @@ from .case import Case, Prediction
 SEQUENCE_METRICS = ("tpot_s", "ttft_s", "output_tokens_per_s", "tokens_per_s_per_device")
 MOST_SEQUENCES = 1024.0
 """Most sequences an engine schedules at once unless told otherwise."""
-METRIC_SIGMA = {"ttft_s": 0.6, "prefill_s": 0.15, "power_watts": 0.2, "kv_cache_bytes": 0.05,
-                "kv_tokens": 0.05, "output_tokens_per_s": 0.2, "tokens_per_s_per_device": 0.25}  # fmt: skip
+METRIC_SIGMA = {
+    "ttft_s": 0.6,
+    "prefill_s": 0.15,
+    "power_watts": 0.2,
+    "kv_cache_bytes": 0.05,
+    "kv_tokens": 0.05,
+    "output_tokens_per_s": 0.2,
+    "tokens_per_s_per_device": 0.25,
+}
 """Spread added for what a closed form leaves out: queueing in TTFT, unknown in-flight batches in
 throughput, engine reserve in memory."""
 
@@ -59,9 +66,11 @@ def predict_cases(
 @lru_cache(maxsize=4096)
 def _instance(model: str, device: str, engine: str, plan: Plan) -> StepModel:
     return StepModel(
-        model=load_model(model), plan=plan, device=load_accelerator(device),
+        model=load_model(model),
+        plan=plan,
+        device=load_accelerator(device),
         engine=load_engine(engine),
-    )  # fmt: skip
+    )
 
 
 def _group(step: StepModel, cases: Sequence[Case]) -> list[Prediction]:
@@ -70,16 +79,17 @@ def _group(step: StepModel, cases: Sequence[Case]) -> list[Prediction]:
     label = step.label()
     for mode in ("closed", "static"):
         rows = [
-            i for i, c in enumerate(cases)
+            i
+            for i, c in enumerate(cases)
             if c.mode == mode and (c.metric in SEQUENCE_METRICS or c.metric == "power_watts")
-        ]  # fmt: skip
+        ]
         if rows:
             out |= _sequences(step, [cases[i] for i in rows], rows, mode, label)
     for i, case in enumerate(cases):
         if i in out:
             continue
         if case.mode == "single":
-            value = float(step.prefill_s(np.float64(1.0), np.float64(max(case.prompt_tokens, 1.0))))
+            value = float(step.prefill_s(np.ones(()), np.array(max(case.prompt_tokens, 1.0))))
             out[i] = _wrap(case, value, step.engine.sigma, label)
         elif case.mode == "capacity":
             out[i] = _wrap(case, _capacity(step, case), 0.0, label)
@@ -94,8 +104,9 @@ def _clients(step: StepModel, case: Case) -> float:
         return max(case.concurrency, 1.0)
     context = case.prompt_tokens + case.output_tokens
     policy = MemoryPolicy(block_tokens=64)
-    use = memory_use(step.model, step.plan, step.device, step.operators, sequences=0, context=0,
-                     policy=policy)  # fmt: skip
+    use = memory_use(
+        step.model, step.plan, step.device, step.operators, sequences=0, context=0, policy=policy
+    )
     each = cache_bytes(step.model, step.plan, 1, context - case.output_tokens / 2, 64)
     fit = (use.usable_bytes - use.total_bytes) / each if each else MOST_SEQUENCES
     return float(np.clip(fit, 1.0, MOST_SEQUENCES * step.plan.data))
@@ -146,8 +157,9 @@ def step_power(step: StepModel, batch: Batch) -> np.ndarray:
 
 def _capacity(step: StepModel, case: Case) -> float:
     policy = MemoryPolicy(utilization=case.utilization, step_tokens=2048)
-    use = memory_use(step.model, step.plan, step.device, step.operators, sequences=0, context=0,
-                     policy=policy)  # fmt: skip
+    use = memory_use(
+        step.model, step.plan, step.device, step.operators, sequences=0, context=0, policy=policy
+    )
     free = max(use.usable_bytes - use.total_bytes, 0.0)
     if case.metric == "kv_cache_bytes":
         return free

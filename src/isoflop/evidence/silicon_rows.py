@@ -37,7 +37,7 @@ def silicon_cases(line: int, row: dict[str, str]) -> list[Case]:
     base = Case(line=line, source=source, metric="tpot_s", measured=math.nan)
     try:
         base = _fill(base, row, origin)
-        base = evolve(base, role=_role(base))
+        base = evolve(base, role=role_of(base))
     except IsoflopError as error:
         base = evolve(base, reason=str(error))
     cases = []
@@ -51,7 +51,7 @@ def silicon_cases(line: int, row: dict[str, str]) -> list[Case]:
     return cases or [evolve(base, reason=base.reason or "neither TPOT nor TTFT is positive")]
 
 
-def _role(case: Case) -> Role:
+def role_of(case: Case) -> Role:
     """By a hash of the configuration and lengths: repeated runs and load sweeps share a side.
 
     Checkpoints of one architecture count as one model, because some sources list a run under each.

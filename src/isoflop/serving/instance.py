@@ -47,9 +47,7 @@ class InstanceTables:
     batched_s: Array
 
     @classmethod
-    def build(
-        cls, step: StepModel, clients: Array, prompt: Array, output: Array
-    ) -> InstanceTables:
+    def build(cls, step: StepModel, clients: Array, prompt: Array, output: Array) -> InstanceTables:
         """Tabulate what scenarios with these clients and lengths need."""
         bare = StepModel(
             model=step.model, plan=step.plan, device=step.device, cluster=step.cluster, engine=BARE

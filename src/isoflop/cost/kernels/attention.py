@@ -179,7 +179,9 @@ def decode_time_s(
         batch, context, heads, kv_heads, head_dim, v_head_dim, window
     )  # fmt: skip
     v = np.where(v > 0, v, d)
-    keys = np.where(w > 0, np.minimum(ctx, np.ceil(w / KEY_BLOCK + p.window_slack) * KEY_BLOCK), ctx)
+    keys = np.where(
+        w > 0, np.minimum(ctx, np.ceil(w / KEY_BLOCK + p.window_slack) * KEY_BLOCK), ctx
+    )
     per_key = (d + v) * kv_bytes_per_value
     moved = b * kv * keys * per_key + 2.0 * b * h * (d + v)
     hit = np.zeros(b.shape) if streamed else device.resident(moved, p.residency)

@@ -72,9 +72,7 @@ def popularity(experts: int, per_token: float, skew: float) -> Array:
     return q
 
 
-def experts_touched(
-    tokens: ArrayLike, experts: int, per_token: float, skew: float = 0.0
-) -> Array:
+def experts_touched(tokens: ArrayLike, experts: int, per_token: float, skew: float = 0.0) -> Array:
     """Expected distinct experts that `tokens` tokens visit: sum over experts of 1 - (1 - q)^T."""
     t = np.asarray(tokens, float)
     q = popularity(int(experts), float(per_token), float(skew))

@@ -38,7 +38,7 @@ class DeviceShape:
             bf16_flop_per_s=rate or max(rates.values()),
         )
 
-    def resident(self, moved_bytes, share: float):  # noqa: ANN001, ANN201
+    def resident(self, moved_bytes, share: float):
         """Share of `moved_bytes` a repeated kernel finds in the last-level cache.
 
         Everything while it fills less than half of `share` of the cache, nothing from one and a
