@@ -82,9 +82,11 @@ def end_to_end(data: Path) -> None:
         measured = np.array([p.case.measured for p in kept])
         inside = np.mean([p.low <= p.case.measured <= p.high for p in kept])
         constant = np.abs(np.median(measured) / measured - 1)
-        print(f"end to end TPOT, {name}, {len(kept)} rows never fitted: median "
-              f"{np.median(error):.1%}, mean {error.mean():.1%}, 90% interval holds {inside:.0%}; "
-              f"one constant {constant.mean():.0%}; all {len(items)} rows in {seconds:.1f} CPU s")  # fmt: skip
+        print(
+            f"end to end TPOT, {name}, {len(kept)} rows never fitted: median "
+            f"{np.median(error):.1%}, mean {error.mean():.1%}, 90% interval holds {inside:.0%}; "
+            f"one constant {constant.mean():.0%}; all {len(items)} rows in {seconds:.1f} CPU s"
+        )
 
 
 def speed() -> None:

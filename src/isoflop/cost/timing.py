@@ -125,14 +125,16 @@ class KernelTimer:
         assert fmt is not None
         rate, name = self._rate(fmt)
         p: GemmParameters = self._parameters(self.calibration.gemm, fmt, name)
-        rows = linear(shape.rows, batch)
+        # Steps that differ in context alone share their products: each row count is priced once.
+        rows, back = np.unique(linear(shape.rows, batch), return_inverse=True)
         matched = name in ("fp8", "fp4", "fp6", "int8")
         act = min(fmt.bytes_per_value, 2.0) if matched else 2.0
-        return gemm_time_s(
+        seconds = gemm_time_s(
             p, self.shape, rows, float(shape.n * shape.batch), float(shape.k),
             rate_flop_per_s=rate, weight_bytes_per_value=fmt.bytes_per_value,
             activation_bytes_per_value=act,
         )  # fmt: skip
+        return seconds[back].reshape(batch.shape)
 
     def _prefill(self, op: Operator, batch: Batch) -> Array:
         shape = op.shape
@@ -172,14 +174,16 @@ class KernelTimer:
         rate, name = self._rate(fmt)
         p: MoeParameters = self._parameters(self.calibration.moe, fmt, name)
         matched = name in ("fp8", "fp4", "fp6", "int8")
-        return moe_time_s(
-            p, self.shape, linear(shape.rows, batch), hidden=shape.hidden, inner=shape.inner,
+        tokens, back = np.unique(linear(shape.rows, batch), return_inverse=True)
+        seconds = moe_time_s(
+            p, self.shape, tokens, hidden=shape.hidden, inner=shape.inner,
             experts=shape.experts_total, experts_local=shape.experts,
             per_token=shape.experts_per_token, rate_flop_per_s=rate,
             weight_bytes_per_value=fmt.bytes_per_value,
             activation_bytes_per_value=min(fmt.bytes_per_value, 2.0) if matched else 2.0,
             gated=shape.gated,
         )  # fmt: skip
+        return seconds[back].reshape(batch.shape)
 
     def _stream(self, op: Operator, batch: Batch) -> Array:
         vector = self.device.rates.vector_flop_per_s
