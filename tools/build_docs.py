@@ -21,7 +21,10 @@ START, END = "<!-- screen: isoflop explain -->", "<!-- end of screen -->"
 def run(*arguments: str) -> str:
     """Output of one isoflop command."""
     done = subprocess.run(
-        [sys.executable, "-m", "isoflop.cli", *arguments], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "isoflop.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return "\n".join(line.rstrip() for line in done.stdout.splitlines())
 
