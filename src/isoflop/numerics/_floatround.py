@@ -32,7 +32,9 @@ class Outcomes:
 def outcomes(fmt: FloatFormat, policy: RoundingPolicy, codes: bool) -> Outcomes:
     """Resolve a policy against a format, refusing what the format cannot express."""
     natural = "inf" if fmt.infinity else ("nan" if fmt.nan != "none" else "max")
-    overflow = policy.overflow
+    overflow = "saturate" if fmt.name in policy.saturating_formats else policy.overflow
+    if overflow == "pychop" and codes:
+        raise InvalidInput("overflow='pychop' yields values outside the format; encode cannot.")
     if overflow == "infinity" and not fmt.infinity:
         raise InvalidInput(f"'{fmt.name}' has no infinity. Use overflow='saturate' or 'nan'.")
     if overflow == "nan" and fmt.nan == "none":
@@ -40,7 +42,7 @@ def outcomes(fmt: FloatFormat, policy: RoundingPolicy, codes: bool) -> Outcomes:
     over, infinite = {
         "format": (natural, natural), "ieee": (natural, natural), "infinity": ("inf", "inf"),
         "nan": ("nan", "nan"), "saturate": ("max", "max"), "saturate_finite": ("max", natural),
-        "error": ("error", natural if fmt.infinity else "error"),
+        "error": ("error", natural if fmt.infinity else "error"), "pychop": ("inf", "inf"),
     }[overflow]  # fmt: skip
     both = [over, over]
     if overflow == "ieee":
@@ -68,7 +70,7 @@ def _nan(fmt: FloatFormat, policy: RoundingPolicy, codes: bool) -> tuple[str, st
     }[policy.nan]  # fmt: skip
 
 
-def code_of(fmt: FloatFormat, outcome: str, negative: bool) -> int:
+def code_of(fmt: FloatFormat, outcome: str, negative: bool, nan_all_ones: bool = False) -> int:
     """Code word of an outcome and sign ('error' gives 0; the caller raises)."""
     if outcome == "-zero":
         outcome, negative = "zero", not negative
@@ -76,11 +78,13 @@ def code_of(fmt: FloatFormat, outcome: str, negative: bool) -> int:
     if outcome in ("zero", "error"):
         return sign if fmt.negative_zero and outcome == "zero" else 0
     if outcome == "nan":
+        if nan_all_ones and fmt.nan == "ieee":
+            return sign | ((1 << (fmt.exponent_bits + fmt.mantissa_bits)) - 1)
         return fmt.nan_code | (sign if fmt.nan != "negative_zero" else 0)
     return sign | (fmt.max_code if outcome == "max" else fmt.infinity_code)
 
 
-def value_of(fmt: FloatFormat, outcome: str, negative: bool) -> float:
+def value_of(fmt: FloatFormat, outcome: str, negative: bool, nan_all_ones: bool = False) -> float:
     """Value of an outcome and sign."""
     if outcome == "-zero":
         outcome, negative = "zero", not negative
@@ -115,10 +119,9 @@ def _plain_chunk(x, fmt, policy, want, codes, words, first) -> np.ndarray:
     negative = np.signbit(x)
     is_nan, is_inf = np.isnan(x), np.isinf(x)
     finite = np.where(is_nan | is_inf, 0.0, x)
-    rounding = policy.rounding
-    if policy.scale_ties_away and not fmt.zero and rounding == "nearest_even":
-        rounding = "nearest_away"
-    index = _plain.float_index(finite, fmt, rounding, words, policy.random_bits)
+    if policy.unsigned_magnitude and not fmt.zero:
+        finite, negative = np.abs(finite), np.zeros_like(negative)
+    index = _index(finite, fmt, policy, words)
     over = index > fmt.max_index
     for mask, outcome, what in (
         (over, want.over, "overflows"), (is_inf, want.infinite, "is infinite"),
@@ -140,15 +143,36 @@ def _plain_chunk(x, fmt, policy, want, codes, words, first) -> np.ndarray:
         pick = value_of
     for mask, outcome in ((over, want.over), (is_inf, want.infinite), (is_nan, want.nan)):
         if mask.any():
-            both = [pick(fmt, outcome[i], bool(i)) for i in (0, 1)]
+            both = [pick(fmt, outcome[i], bool(i), policy.nan_all_ones) for i in (0, 1)]
             result = np.where(mask, np.where(negative, both[1], both[0]), result)
+    if policy.overflow == "pychop":
+        result = _pychop_overflow(result, x, over, fmt)
     wrong = (finite < 0) & ~is_nan if not fmt.signed else np.zeros_like(negative)
     wrong |= is_inf & negative & (not fmt.signed)
-    if not fmt.zero:
+    if not fmt.zero and not policy.unsigned_magnitude:
         wrong |= (finite == 0) & ~is_inf & ~is_nan
     if wrong.any():
         result = np.where(wrong, _without_code(fmt, policy, codes, x, wrong, first), result)
     return result
+
+
+def _index(finite, fmt, policy, words) -> np.ndarray:
+    rounding = policy.rounding
+    quirk = policy.library_e8m0 and not fmt.zero and rounding == "nearest_even"
+    if quirk:
+        rounding = "nearest_away"
+    index = _plain.float_index(finite, fmt, rounding, words, policy.random_bits)
+    if quirk:
+        low = (finite > fmt.min_positive) & (finite < 2 * fmt.min_positive)
+        index = np.where(low, fmt.first_index + 1, index)
+    return index
+
+
+def _pychop_overflow(result, x, over, fmt) -> np.ndarray:
+    limit = 2.0 ** (fmt.max_exponent + 1)
+    size = np.abs(x)
+    kept = np.where(size < limit, limit, np.where(size < 2 * limit, 0.0, np.inf))
+    return np.where(over, np.copysign(kept, x), result)
 
 
 def _without_code(fmt, policy, codes, x, wrong, first):
@@ -240,10 +264,11 @@ def _call(fmt: FloatFormat, policy: RoundingPolicy, width: int, codes: bool) -> 
         U(bias + low), U(y), U(fraction - (0 if flush else y)), U(y if flush else 0),
         U(fmt.first_index),
     )  # fmt: skip
+    ones = policy.nan_all_ones
     pick = code_of if codes else (lambda *a: _bits(value_of(*a), F, U))
     special = [U(fmt.max_index)]
     for pair in (want.over, want.infinite, want.nan):
-        special += [U(pick(fmt, pair[0], False)), U(pick(fmt, pair[1], True))]
+        special += [U(pick(fmt, pair[0], False, ones)), U(pick(fmt, pair[1], True, ones))]
     special += [U(fmt.negative_zero), U(fmt.bits - 1)]
     stochastic = policy.rounding == "stochastic"
     name = ("stochastic_" if stochastic else "") + ("encode" if codes else "")
@@ -263,9 +288,9 @@ def _symmetric(fmt: FloatFormat, want: Outcomes, y: int, fraction: int) -> bool:
 def run(x, fmt, policy, codes: bool, out, seed: int, random, threads: int) -> None:
     """Round flat contiguous `x` (float32 or float64) into flat `out`, values or codes."""
     want = outcomes(fmt, policy, codes)
-    overflow_error = "error" in (*want.over, *want.infinite)
+    irregular = "error" in (*want.over, *want.infinite) or policy.overflow == "pychop"
     compiled = (
-        random is None and not overflow_error and fits(fmt, x.dtype)
+        random is None and not irregular and fits(fmt, x.dtype)
         and x.size >= SMALL and kernels() is not None
     )  # fmt: skip
     if not compiled:

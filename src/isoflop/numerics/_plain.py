@@ -77,7 +77,7 @@ def float_index(
         shift = np.minimum(shift, _FAR)
         kept = significand >> shift
         rest = significand & ((np.int64(1) << shift) - 1)
-        odd = (kept + base) & 1 == 1
+        odd = (kept + base - fmt.first_index) & 1 == 1  # parity of the code word
         kept = round_integer(kept, rest, shift, odd, np.signbit(x), rounding)
     else:
         used = np.minimum(random_bits, shift)

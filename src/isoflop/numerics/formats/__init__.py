@@ -5,7 +5,21 @@
 
 from __future__ import annotations
 
+from .block import BlockFormat, Blocks
 from .floating import FloatFormat
-from .named import load, names
+from .named import load, names, p3109
+from .posit import PositFormat
+from .table import CodebookFormat, FixedFormat, PowerFormat
 
-__all__ = ["FloatFormat", "load", "names"]
+__all__ = [
+    "BlockFormat",
+    "Blocks",
+    "CodebookFormat",
+    "FixedFormat",
+    "FloatFormat",
+    "PositFormat",
+    "PowerFormat",
+    "load",
+    "names",
+    "p3109",
+]
