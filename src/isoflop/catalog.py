@@ -152,9 +152,7 @@ def _structure(
         known[key] = field
         if key in table:
             path = f"{at}.{key}" if at else key
-            values[field.name] = _value(
-                table[key], hints[field.name], dimension, path, problems
-            )
+            values[field.name] = _value(table[key], hints[field.name], dimension, path, problems)
         elif field.default is attrs.NOTHING:
             problems.append(f"{where}lacks '{key}'")
     for key in table:

@@ -42,7 +42,7 @@ for _name, (_target, _help) in COMMANDS.items():
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit code 0 on success, 2 on any wrong input, 130 on interrupt."""
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except IsoflopError as error:
         _fail(str(error))
     except CycloptsError as error:

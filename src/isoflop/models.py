@@ -205,12 +205,16 @@ class ModelSpec:
     @property
     def parameters(self) -> int:
         """All parameters, embeddings included."""
-        raise NotImplementedError
+        from .parameters import count
+
+        return count(self)
 
     @property
     def active_parameters(self) -> int:
         """Parameters one token uses: routed experts count only as many as it visits."""
-        raise NotImplementedError
+        from .parameters import count_active
+
+        return count_active(self)
 
 
 def load_model(name: str) -> ModelSpec:

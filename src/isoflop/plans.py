@@ -85,8 +85,8 @@ class Plan:
                 raise InvalidPlan(f"The plan's {name} degree is {value}; it must be at least 1.")
         if self.expert > 1 and (self.tensor * self.data) % self.expert:
             raise InvalidPlan(
-                f"Expert parallelism of {self.expert} does not divide the {self.tensor * self.data} "
-                f"ranks of tensor x data = {self.tensor} x {self.data}. "
+                f"Expert parallelism of {self.expert} does not divide the "
+                f"{self.tensor * self.data} ranks of tensor x data = {self.tensor} x {self.data}. "
                 "Choose an expert degree that divides them."
             )
 

@@ -38,4 +38,8 @@ class Source:
 
 def weakest(labels: list[Label] | tuple[Label, ...]) -> Label:
     """The least trustworthy of several labels; `analytic` for none."""
-    return max(labels, key=_RANK.__getitem__, default="analytic")
+    worst: Label = "analytic" if not labels else labels[0]
+    for label in labels:
+        if _RANK[label] > _RANK[worst]:
+            worst = label
+    return worst

@@ -34,9 +34,16 @@ _BASES: dict[str, dict[str, float]] = {
 _COUNT_SUFFIX = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 _NUMBER = re.compile(r"^\s*\$?\s*([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*$")
 _COMMON_SLIPS = {
-    "TFLOPS": "TFLOP/s", "GFLOPS": "GFLOP/s", "PFLOPS": "PFLOP/s", "TOPS": "TOP/s",
-    "Gbps": "Gbit/s", "GBps": "GB/s", "GBPS": "GB/s", "TBps": "TB/s", "gb": "GB (1e9) or GiB (2**30)",
-}  # fmt: skip
+    "TFLOPS": "TFLOP/s",
+    "GFLOPS": "GFLOP/s",
+    "PFLOPS": "PFLOP/s",
+    "TOPS": "TOP/s",
+    "Gbps": "Gbit/s",
+    "GBps": "GB/s",
+    "GBPS": "GB/s",
+    "TBps": "TB/s",
+    "gb": "GB (1e9) or GiB (2**30)",
+}
 
 SUFFIXES = tuple(sorted((f"_{d}" for d in _BASES), key=len, reverse=True))
 """Attribute-name suffixes that name a unit, longest first."""
@@ -107,11 +114,18 @@ def _wrong_unit(text: str, unit: str, dimension: str, what: str) -> str:
 
 def _example(dimension: str) -> str:
     return {
-        "bytes": '"80 GiB" or "80 GB"', "bytes_per_s": '"3.35 TB/s"', "flop": '"6e23 FLOP"',
-        "flop_per_s": '"989 TFLOP/s"', "hz": '"1.83 GHz"', "s": '"4 us"', "watts": '"700 W"',
-        "joules": '"3 kJ"', "usd": '"100 USD"', "usd_per_hour": '"2.49 USD/h"',
+        "bytes": '"80 GiB" or "80 GB"',
+        "bytes_per_s": '"3.35 TB/s"',
+        "flop": '"6e23 FLOP"',
+        "flop_per_s": '"989 TFLOP/s"',
+        "hz": '"1.83 GHz"',
+        "s": '"4 us"',
+        "watts": '"700 W"',
+        "joules": '"3 kJ"',
+        "usd": '"100 USD"',
+        "usd_per_hour": '"2.49 USD/h"',
         "tokens": '"2T" or "300B"',
-    }[dimension]  # fmt: skip
+    }[dimension]
 
 
 def _finite(value: float, text: object, what: str) -> float:

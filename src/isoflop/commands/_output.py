@@ -62,23 +62,36 @@ def console() -> Any:
     """A rich console that keeps the width sane when output is not a terminal."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 100
+    width = None if sys.stdout.isatty() else 110
     return Console(width=width, highlight=False, soft_wrap=False)
 
 
 def table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    left: int = 1,
+    wrap: bool = False,
 ) -> Any:
-    """A plain rich table: the first `left` columns left-aligned, the rest right-aligned."""
+    """A plain rich table: the first `left` columns left-aligned, the rest right-aligned.
+
+    With `wrap` the last column takes the remaining width and wraps; the others never do.
+    """
     from rich import box
     from rich.table import Table
 
     result = Table(
-        title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold",
+        title=title or None,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        title_justify="left",
+        title_style="bold",
         pad_edge=False,
-    )  # fmt: skip
+    )
     for i, name in enumerate(columns):
-        result.add_column(name, justify="left" if i < left else "right", no_wrap=True)
+        last = wrap and i == len(columns) - 1
+        result.add_column(name, justify="left" if i < left else "right", no_wrap=not last)
     for row in rows:
         result.add_row(*row)
     return result

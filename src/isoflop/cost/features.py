@@ -6,17 +6,22 @@ a matrix). A `Batch` holds any number of steps at once, one per array element.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from attrs import field, frozen
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InvalidInput
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 
 def _array(value: ArrayLike) -> Array:
     return np.asarray(value, dtype=float)
+
+
+_ZERO = np.zeros(())
 
 
 @frozen(kw_only=True, eq=False)
@@ -41,11 +46,11 @@ class Batch:
         Rows that go through the output head; None: one per sequence.
     """
 
-    decode_sequences: Array = field(default=0.0, converter=_array)
-    decode_context: Array = field(default=0.0, converter=_array)
-    prefill_sequences: Array = field(default=0.0, converter=_array)
-    prefill_tokens: Array = field(default=0.0, converter=_array)
-    prefill_prior: Array = field(default=0.0, converter=_array)
+    decode_sequences: Array = field(default=_ZERO, converter=_array)
+    decode_context: Array = field(default=_ZERO, converter=_array)
+    prefill_sequences: Array = field(default=_ZERO, converter=_array)
+    prefill_tokens: Array = field(default=_ZERO, converter=_array)
+    prefill_prior: Array = field(default=_ZERO, converter=_array)
     sampled_rows: Array | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -145,10 +150,11 @@ _FEATURES = {
     "kv_decode": lambda b, w: b.decode_sequences * keys(1.0, b.decode_context, w),
     "kv_prefill": lambda b, w: b.prefill_sequences * keys(b.prefill_tokens, b.prefill_prior, w),
     "pairs_decode": lambda b, w: b.decode_sequences * pairs(1.0, b.decode_context, w),
-    "pairs_prefill": lambda b, w: b.prefill_sequences
-    * pairs(b.prefill_tokens, b.prefill_prior, w),
-    "pairs_full": lambda b, w: b.prefill_sequences
-    * b.prefill_tokens
-    * (np.minimum(b.prefill_tokens, w) if w else b.prefill_tokens),
+    "pairs_prefill": lambda b, w: b.prefill_sequences * pairs(b.prefill_tokens, b.prefill_prior, w),
+    "pairs_full": lambda b, w: (
+        b.prefill_sequences
+        * b.prefill_tokens
+        * (np.minimum(b.prefill_tokens, w) if w else b.prefill_tokens)
+    ),
     "experts": lambda b, e, k, s: experts_touched(b.tokens * s, e, k),
 }

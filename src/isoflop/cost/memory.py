@@ -63,9 +63,7 @@ class MemoryUse:
     @property
     def total_bytes(self) -> float:
         """Everything but free memory."""
-        return (
-            self.weights_bytes + self.cache_bytes + self.activations_bytes + self.reserve_bytes
-        )
+        return self.weights_bytes + self.cache_bytes + self.activations_bytes + self.reserve_bytes
 
     @property
     def fits(self) -> bool:
@@ -81,9 +79,7 @@ class MemoryUse:
             "reserve": self.reserve_bytes,
             "free": max(0.0, self.capacity_bytes - self.total_bytes),
         }
-        return [
-            {"part": k, "bytes": v, "share": v / self.capacity_bytes} for k, v in parts.items()
-        ]
+        return [{"part": k, "bytes": v, "share": v / self.capacity_bytes} for k, v in parts.items()]
 
 
 def cache_layers(model: ModelSpec, plan: Plan) -> list[CacheLayer]:

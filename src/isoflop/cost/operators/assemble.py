@@ -120,7 +120,7 @@ def _rescale(op: Operator, scale: dict[str, float], share: float) -> Operator:
 def _scale_tokens(op: Operator, capacity: float) -> Operator:
     """Mixture of depths: `capacity` of the tokens enter the block (Raposo et al. 2024)."""
     linear = ("decode_tokens", "prefill_tokens", "kv_decode", "kv_prefill", "experts")
-    scale = dict.fromkeys(linear, capacity)
+    scale: dict[str, float] = dict.fromkeys(linear, capacity)
     scale |= dict.fromkeys(("pairs_decode", "pairs_prefill", "pairs_full"), capacity**2)
     return _rescale(op, scale, capacity)
 
@@ -139,7 +139,9 @@ def _context_exchange(b: Builder) -> None:
         if m.kind == "mla":
             width = m.kv_rank + m.rope_dim
         elif m.kind == "attention":
-            width = b.plan.kv_heads_per_rank(m.kv_heads) * (m.head_dim + (m.v_head_dim or m.head_dim))
+            width = b.plan.kv_heads_per_rank(m.kv_heads) * (
+                m.head_dim + (m.v_head_dim or m.head_dim)
+            )
         else:
             continue
         b.collective("context ring", group.count, "all_gather", b.plan.context, width,

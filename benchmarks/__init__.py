@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks` prints errors and ratios, never pass or fail."""

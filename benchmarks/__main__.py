@@ -1,0 +1,135 @@
+"""Print every figure the project claims, measured now.
+
+    python -m benchmarks [--data ../shared/data]
+
+Kernel and end-to-end errors need the measured data beside the checkout; what needs it and lacks
+it says so. Speeds are CPU seconds of this process, or whole-process times of the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+DEFAULT = Path(os.environ.get("ISOFLOP_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+KERNELS = ("gemm.bf16", "gemm.fp8", "prefill", "decode", "mla_decode", "moe.bf16", "moe.fp8-block",
+           "all_reduce_custom", "nccl.all_reduce")  # fmt: skip
+TARGETS = {"gemm": (8, 15), "prefill": (8, 15), "decode": (10, 20), "moe": (12, 25),
+           "all_reduce_custom": (15, 25), "nccl": (15, 25)}  # fmt: skip
+
+
+def kernels() -> None:
+    """Held-out median errors recorded by the calibration."""
+    from isoflop.cost.kernels.calibration import load_kernels
+
+    print("kernel models: median error on held-out shapes / on a device left out of its family")
+    for family in ("hopper", "ampere", "ada"):
+        quality = load_kernels(family)[0].quality
+        for name in KERNELS:
+            if name not in quality:
+                continue
+            q, target = quality[name], TARGETS.get(name.split(".")[0])
+            left = f"{q.left_out_error:6.1%}" if q.left_out_error else "     -"
+            goal = f"target {target[0]}% / {target[1]}%" if target else ""
+            print(f"  {family:7s} {name:18s} {q.median_error:6.1%} / {left}  mean "
+                  f"{q.mean_error:6.1%}  90% interval holds {q.coverage:4.0%}  {goal}")  # fmt: skip
+
+
+def left_out_families() -> None:
+    """Families of one device, predicted with another family's parameters."""
+    from isoflop.cost.kernels import DeviceShape
+    from isoflop.cost.kernels.calibration import load_kernels
+    from isoflop.cost.kernels.gemm import gemm_time_s
+    from isoflop.hardware import load_accelerator
+
+    p = load_kernels("hopper")[0].gemm["bf16"]
+    own = {"a100-sxm-80gb": load_kernels("ampere")[0], "l40s": load_kernels("ada")[0]}
+    rng = np.random.default_rng(0)
+    m, n, k = (2.0 ** rng.uniform(3, 13, 4000) for _ in range(3))
+    print("families of one device: GEMM under Hopper's parameters against their own fit (median)")
+    for name, calibration in own.items():
+        device = load_accelerator(name)
+        shape, rate = DeviceShape.of(device), device.rates.dense_flop_per_s["bf16"]
+        there = gemm_time_s(p, shape, m, n, k, rate_flop_per_s=rate)
+        here = gemm_time_s(calibration.gemm["bf16"], shape, m, n, k, rate_flop_per_s=rate)
+        print(f"  {name:14s} {np.median(np.abs(there / here - 1)):6.1%}")
+
+
+def end_to_end(data: Path) -> None:
+    """TPOT errors on rows never used for fitting, and the time to price all of them."""
+    from isoflop.evidence.predict import predict_cases
+    from isoflop.evidence.read import read_cases
+
+    for name in ("silicon_agg.csv", "measurements.csv"):
+        path = data / "data/serving" / name
+        if not path.exists():
+            print(f"end to end: {name} is not beside this checkout; skipped")
+            continue
+        start = time.process_time()
+        items = predict_cases(read_cases(path))
+        seconds = time.process_time() - start
+        kept = [
+            p for p in items
+            if p.case.metric == "tpot_s" and p.case.role == "check" and p.predicted
+        ]  # fmt: skip
+        error = np.array([abs(p.predicted / p.case.measured - 1) for p in kept])
+        measured = np.array([p.case.measured for p in kept])
+        inside = np.mean([p.low <= p.case.measured <= p.high for p in kept])
+        constant = np.abs(np.median(measured) / measured - 1)
+        print(f"end to end TPOT, {name}, {len(kept)} rows never fitted: median "
+              f"{np.median(error):.1%}, mean {error.mean():.1%}, 90% interval holds {inside:.0%}; "
+              f"one constant {constant.mean():.0%}; all {len(items)} rows in {seconds:.1f} CPU s")  # fmt: skip
+
+
+def speed() -> None:
+    """Step costs per second through the array path, and its error against the full model."""
+    from isoflop.cost.step import StepModel
+    from isoflop.cost.table import StepTable
+    from isoflop.hardware import load_accelerator
+    from isoflop.models import load_model
+    from isoflop.plans import Plan
+
+    step = StepModel(model=load_model("llama-3.1-8b"), plan=Plan(), device=load_accelerator("h100"))
+    table = StepTable.build(step, max_sequences=512, context=np.linspace(1, 8192, 129), ratio=1.0)
+    rng = np.random.default_rng(0)
+    n, c = rng.integers(1, 513, 1_000_000).astype(float), rng.uniform(1, 8192, 1_000_000)
+    start = time.process_time()
+    table.decode_s(n, c)
+    seconds = time.process_time() - start
+    print(f"array path: {1e6 / seconds:,.0f} step costs per CPU second; at most "
+          f"{table.error(step):.2%} from the full model at random batches")  # fmt: skip
+
+
+def command_line() -> None:
+    """Whole-process times of the command line, best of five."""
+    for arguments in (["--help"], ["explain", "llama-3.1-8b", "--on", "h100-sxm"]):
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-m", "isoflop.cli", *arguments],
+                           stdout=subprocess.DEVNULL, check=True)  # fmt: skip
+            times.append(time.perf_counter() - start)
+        print(f"isoflop {' '.join(arguments[:1])}: {min(times):.2f} s (best of 5)")
+
+
+def main() -> None:
+    """Run everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=DEFAULT)
+    arguments = parser.parse_args()
+    data = arguments.data.parent if arguments.data.name == "data" else arguments.data
+    kernels()
+    left_out_families()
+    end_to_end(data)
+    speed()
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

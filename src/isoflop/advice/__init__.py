@@ -1,0 +1,1 @@
+"""L4: results become findings, each with its evidence and the next best change."""

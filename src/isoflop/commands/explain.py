@@ -1,0 +1,211 @@
+"""`isoflop explain MODEL --on DEVICE`: what bounds it, and what would help most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from ..advice.explain import Explanation, Question
+    from ..cost.step import StepModel
+
+
+def explain(
+    model: str,
+    *,
+    on: str,
+    batch: int | None = None,
+    context: int = 2048,
+    phase: Literal["decode", "prefill"] = "decode",
+    plan: str = "",
+    weights: str = "bf16",
+    experts: str = "",
+    kv: str = "bf16",
+    engine: str = "default",
+    sections: Annotated[str, Parameter(name="--show")] = "",
+    json: Annotated[bool, Parameter(negative=())] = False,
+    plot: Path | None = None,
+) -> None:
+    """What bounds a model on a device, from batch 1 to its limit, and what would help most.
+
+    Parameters
+    ----------
+    model
+        Catalog id or alias, or a Hugging Face config.json.
+    on
+        Device or fleet: h100-sxm, 8xh200, dgx-h100.
+    batch
+        Sequences whose operators are listed; default: the largest power of two that fits, up to
+        64.
+    context
+        Cached tokens per sequence (decode) or prompt tokens (prefill).
+    phase
+        decode or prefill.
+    plan
+        Parallel plan such as tp8,ep8; default: tensor parallel over the fleet.
+    weights
+        Number format of the linear layers.
+    experts
+        Number format of routed experts; default: as weights.
+    kv
+        Number format of the cache.
+    engine
+        Engine whose overheads apply: vllm, sglang, trtllm or default.
+    sections
+        More of the answer, comma-separated: movement, io, span, formulas, systolic, or all.
+    json
+        Print JSON.
+    plot
+        Write a chart: .svg, .png or .html.
+    """
+    from ..advice.explain import Question
+    from ..advice.explain import explain as answer
+
+    step = build_step(model, on, plan, weights, experts, kv, engine)
+    chosen = _default_batch(step, context) if batch is None else batch
+    question = Question(phase=phase, batch=chosen, context=context)
+    result = answer(step, question)
+    if json:
+        from ._output import print_json
+
+        print_json(result.as_dict())
+    else:
+        _print(result, question)
+        _more(step, question, sections)
+    if plot is not None:
+        from ..plots.chart import save
+        from ..plots.explain import chart
+
+        save(chart(result), plot)
+        if not json:
+            print(f"Chart written to {plot}.")
+
+
+def build_step(
+    model: str, on: str, plan: str, weights: str, experts: str, kv: str, engine: str
+) -> StepModel:
+    """The step model that the options describe, checked to fit."""
+    from attrs import evolve
+
+    from ..cost.engines import load_engine
+    from ..cost.memory import memory_use, require_fit
+    from ..cost.step import StepModel
+    from ..formats import load_format
+    from ..hardware import load_fleet
+    from ..models import load_model
+    from ..plans import Formats, parse_plan
+
+    spec = load_model(model)
+    device, count, cluster = load_fleet(on)
+    for name in filter(None, (weights, experts, kv)):
+        load_format(name)
+    chosen = parse_plan(plan, Formats(weights=weights, experts=experts, kv=kv))
+    if not plan and count > 1:
+        chosen = evolve(chosen, tensor=count)
+    step = StepModel(
+        model=spec, plan=chosen, device=device, cluster=cluster, engine=load_engine(engine)
+    )
+    use = memory_use(spec, chosen, device, step.operators, sequences=0, context=0)
+    require_fit(spec, device, use, chosen)
+    return step
+
+
+def _default_batch(step: StepModel, context: int) -> int:
+    from ..cost.memory import largest_batch
+
+    most = largest_batch(step.model, step.plan, step.device, step.operators, context)
+    batch = 1
+    while batch * 2 <= min(most * step.plan.data, 64):
+        batch *= 2
+    return batch
+
+
+def _print(result: Explanation, question: Question) -> None:
+    from ..units import show_bytes, show_count, show_flop, show_rate, show_s
+    from ._output import console, table
+
+    step, out = result.step, console()
+    device, plan = step.device, step.plan
+    f = plan.formats
+    out.print(
+        f"[bold]{step.model.name}[/] on [bold]{device.name}[/] ({plan.describe()}), "
+        f"{question.phase} at context {question.context:,}; weights {f.weights}, cache {f.kv}; "
+        f"engine {step.engine.id.removeprefix('engine-')}"
+    )
+    out.print(
+        f"{show_count(step.model.parameters)} parameters, "
+        f"{show_count(step.model.active_parameters)} active; "
+        f"{device.matrix_rate(f.of('weights'))[0] / 1e12:,.0f} TFLOP/s, "
+        f"{show_rate(device.memory.bandwidth_bytes_per_s)}. Times are {step.label()}, "
+        "with a 90% interval."
+    )
+    priced = any(r["usd_per_million_tokens"] is not None for r in result.regimes)
+    columns = ["batch", "bound by", "step", "90% interval", "of limit", "comp/mem/net/fixed",
+               "tok/s", "J/tok"] + ["$/Mtok"] * priced  # fmt: skip
+    rows = []
+    for r in result.regimes:
+        part = r["shares"]
+        split = "/".join(f"{part[k]:.0%}" for k in ("compute", "memory", "network", "overhead"))
+        row = [
+            str(r["batch"]) + ("" if r["fits"] else "*"), r["bound"], show_s(r["step_s"]),
+            f"{show_s(r['low_s'])} - {show_s(r['high_s'])}", f"{r['limit_share']:.0%}", split,
+            f"{r['tokens_per_s']:,.0f}", f"{r['joules_per_token']:.3g}",
+        ]  # fmt: skip
+        rows.append(row + ([f"{r['usd_per_million_tokens']:.3g}"] if priced else []))
+    out.print(table("What bounds a step", columns, rows, left=2))
+    if any(not r["fits"] for r in result.regimes):
+        out.print(
+            f"* does not fit: the cache holds {result.largest_batch} sequences of this context."
+        )
+    out.print(_crossover_text(result))
+    at = "" if question.phase == "decode" else f" of {question.context} tokens"
+    ops = [
+        [o["operator"], show_flop(o["flop"]), show_bytes(o["bytes"]), f"{o['intensity']:.3g}",
+         show_s(o["seconds"]), o["bound"], f"{o['share']:.1%}"]
+        for o in result.operators if o["share"] > 0.004
+    ]  # fmt: skip
+    out.print(
+        table(f"Operators at batch {question.batch}{at}", ["operator", "work", "moved", "FLOP/B",
+              "time", "bound", "share"], ops)
+    )  # fmt: skip
+    m = result.memory
+    out.print(
+        f"Memory per device: weights {show_bytes(m.weights_bytes)}, cache "
+        f"{show_bytes(m.cache_bytes)}, activations {show_bytes(m.activations_bytes)}, reserve "
+        f"{show_bytes(m.reserve_bytes)} of {show_bytes(m.capacity_bytes)}. Largest batch at this "
+        f"context {result.largest_batch:,}; largest context at batch {question.batch} "
+        f"{result.largest_context:,}."
+    )
+    found = [[f"{x.speedup:.2f}x", x.change, x.evidence] for x in result.findings]
+    title = f"What would help most at batch {question.batch}"
+    out.print(table(title, ["gain", "change", "because"], found, left=3, wrap=True))
+
+
+def _crossover_text(result: Explanation) -> str:
+    b = result.crossover
+    if result.question.phase != "decode":
+        return "Prompts reuse each weight for every token, so compute bounds all but tiny ones."
+    if b is None:
+        return (
+            "At this context the roofline never turns to compute: each added sequence brings "
+            "more cache bytes than the device can balance with its work."
+        )
+    return f"The whole step's roofline turns from memory to compute at batch {b:,.0f}."
+
+
+def _more(step: StepModel, question: Question, sections: str) -> None:
+    from ..advice import sections as extra
+    from ..errors import UnknownName
+    from ._output import console, table
+
+    wanted = [s.strip() for s in sections.split(",") if s.strip()]
+    if "all" in wanted:
+        wanted = list(extra.SECTIONS)
+    for name in wanted:
+        if name not in extra.SECTIONS:
+            raise UnknownName("section", name, extra.SECTIONS)
+        title, columns, rows, note = extra.SECTIONS[name](step, question)
+        console().print(table(title, columns, rows))
+        console().print(note)

@@ -1,0 +1,5 @@
+"""Kernel time models: few named physical parameters, fitted per device family."""
+
+from .shape import DeviceShape
+
+__all__ = ["DeviceShape"]

@@ -1,0 +1,122 @@
+"""The step model: one model, one plan, one device, one engine, any batch.
+
+`StepModel` joins the matrix (exact FLOP and bytes), the timer (achieved seconds) and the engine
+(host and fixed time). Everything above this file asks it and nothing below.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from attrs import define, field
+
+from ..hardware import Accelerator, Cluster
+from ..models import ModelSpec
+from ..plans import Plan
+from ..provenance import Label
+from .collectives import tier_for
+from .engines import Engine, load_engine
+from .features import Array, Batch
+from .interval import Interval, step_interval
+from .matrix import Peaks, StepMatrix, roofline_s
+from .operators import Operator, forward_operators
+from .operators.base import CollectiveShape
+from .timing import KernelTimer
+
+
+@define(kw_only=True, slots=False, eq=False)
+class StepModel:
+    """Prices steps of one instance.
+
+    Attributes
+    ----------
+    model : ModelSpec
+    plan : Plan
+    device : Accelerator
+    cluster : Cluster or None
+        Network tiers; None uses the device's own scale-up link.
+    engine : Engine
+        Host and fixed time.
+    """
+
+    model: ModelSpec
+    plan: Plan
+    device: Accelerator
+    cluster: Cluster | None = None
+    engine: Engine = field(factory=lambda: load_engine("default"))
+
+    @cached_property
+    def operators(self) -> list[Operator]:
+        """Operators of a forward pass on one rank."""
+        return forward_operators(self.model, self.plan)
+
+    @cached_property
+    def matrix(self) -> StepMatrix:
+        """The compiled coefficients."""
+        return StepMatrix.compile(self.operators)
+
+    @cached_property
+    def timer(self) -> KernelTimer:
+        """Calibrated kernel times on this device."""
+        return KernelTimer(device=self.device, cluster=self.cluster, plan=self.plan)
+
+    @cached_property
+    def peaks(self) -> Peaks:
+        """Rates at which the roofline holds."""
+        device = self.device
+        rates, links = [], []
+        for op in self.operators:
+            rates.append(
+                device.rates.vector_flop_per_s
+                if op.rate is None
+                else device.matrix_rate(op.rate)[0]
+            )
+            ranks = op.shape.ranks if isinstance(op.shape, CollectiveShape) else 1
+            links.append(tier_for(device, self.cluster, ranks).link_bytes_per_s)
+        return Peaks(
+            flop_per_s=np.array(rates),
+            bandwidth_bytes_per_s=device.memory.bandwidth_bytes_per_s,
+            link_bytes_per_s=np.array(links),
+        )
+
+    def operator_s(self, batch: Batch) -> Array:
+        """Seconds by operator, repeat counts included; shape (operators, *batch.shape)."""
+        return np.stack([op.count * self.timer.seconds(op, batch) for op in self.operators])
+
+    def overhead_s(self, batch: Batch) -> Array:
+        """Engine time of a step that no operator explains."""
+        sequences = batch.feature("sequences") * self.plan.data
+        return self.engine.overhead_s(sequences, self.model.depth)
+
+    def step_s(self, batch: Batch) -> Array:
+        """Seconds of a step, shape batch.shape."""
+        kernels = self.operator_s(batch).sum(axis=0)
+        return self.engine.scale(self.device.family) * kernels + self.overhead_s(batch)
+
+    def ideal_s(self, batch: Batch) -> Array:
+        """Roofline of the step with every efficiency at 1: a lower bound."""
+        parts = roofline_s(self.matrix, self.peaks, batch)
+        return np.maximum.reduce(list(parts.values())).sum(axis=0)
+
+    def decode_s(self, sequences: Array, context: Array) -> Array:
+        """Seconds of one decoding step of `sequences` sequences over the whole instance."""
+        local = np.asarray(sequences, float) / (self.plan.data * self.plan.pipeline)
+        return self.step_s(Batch(decode_sequences=local, decode_context=context))
+
+    def prefill_s(self, prompts: Array, tokens: Array) -> Array:
+        """Seconds of one step that processes `prompts` whole prompts of `tokens` tokens."""
+        local = np.asarray(prompts, float) / self.plan.data
+        return self.step_s(Batch(prefill_sequences=local, prefill_tokens=tokens))
+
+    def interval(self, batch: Batch) -> Interval:
+        """90% interval and label of the step's time."""
+        times = self.operator_s(batch)
+        return step_interval(
+            self.operators, times, self.overhead_s(batch), self.timer, self.engine,
+            self.ideal_s(batch),
+        )  # fmt: skip
+
+    def label(self) -> Label:
+        """How the step's time was made."""
+        return self.timer.label(self.operators)

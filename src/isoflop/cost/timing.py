@@ -1,0 +1,214 @@
+"""Seconds of every operator on a device: the matrix's rows through the efficiency models.
+
+`KernelTimer` binds one device, and the links that join its ranks, to the calibrated kernel models
+and turns an operator and a batch into seconds of one launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from attrs import define, field
+
+from ..formats import NumberFormat
+from ..hardware import Accelerator, Cluster
+from ..plans import Plan
+from ..provenance import Label
+from .collectives import CollectiveParameters, collective_time_s, tier_for
+from .features import Array, Batch
+from .kernels import DeviceShape
+from .kernels.attention import decode_time_s, prefill_time_s
+from .kernels.calibration import KernelCalibration, load_kernels
+from .kernels.gemm import GemmParameters, gemm_time_s
+from .kernels.moe import MoeParameters, moe_time_s
+from .kernels.stream import StreamParameters, stream_time_s
+from .operators.base import (
+    AttentionShape,
+    Coefficients,
+    CollectiveShape,
+    GemmShape,
+    MoeShape,
+    Operator,
+)
+
+P = TypeVar("P", GemmParameters, MoeParameters)
+
+UNMEASURED_SIGMA = {
+    "gemm": 0.2, "prefill": 0.3, "decode": 0.3, "mla_prefill": 0.3, "mla_decode": 0.3, "moe": 0.35,
+    "stream": 0.35, "scan": 0.5, "collective": 0.4,
+}  # fmt: skip
+"""Spread of log(measured / predicted) per kind for a device whose family was never measured:
+what the models show when a family is predicted from another one's parameters."""
+
+_SCORE = {"mla_prefill": "prefill", "stream": "gemm.bf16", "scan": "gemm.bf16"}
+
+
+@define(kw_only=True, slots=False, eq=False)
+class KernelTimer:
+    """Kernel times on one device.
+
+    Attributes
+    ----------
+    device : Accelerator
+    plan : Plan
+    cluster : Cluster or None
+        Network tiers; None uses the device's own links.
+    captured : bool
+        Whether the engine replays captured graphs and brings its own all-reduce.
+    """
+
+    device: Accelerator
+    plan: Plan
+    cluster: Cluster | None = None
+    captured: bool = True
+    stream: StreamParameters = field(factory=StreamParameters)
+
+    @cached_property
+    def _loaded(self) -> tuple[KernelCalibration, bool]:
+        return load_kernels(self.device.family)
+
+    @property
+    def calibration(self) -> KernelCalibration:
+        """Fitted parameters in use."""
+        return self._loaded[0]
+
+    @cached_property
+    def shape(self) -> DeviceShape:
+        """The device as kernels see it."""
+        return DeviceShape.of(self.device)
+
+    def label(self, operators: Sequence[Operator] = ()) -> Label:
+        """interpolated on a measured device, analytic elsewhere."""
+        return "interpolated" if self.device.id in self.calibration.devices else "analytic"
+
+    def sigma(self, kind: str) -> float:
+        """Spread of log(measured / predicted) of one operator kind on this device."""
+        key = _SCORE.get(kind, kind)
+        scores = [q for name, q in self.calibration.quality.items() if name.startswith(key)]
+        own = max((q.sigma for q in scores), default=UNMEASURED_SIGMA[kind])
+        if self.label() == "interpolated":
+            return min(own, UNMEASURED_SIGMA[kind])
+        return max(own, UNMEASURED_SIGMA[kind])
+
+    def seconds(self, op: Operator, batch: Batch) -> Array:
+        """Seconds of one launch of `op`; shape batch.shape, zero where it has no work."""
+        method = {
+            "gemm": self._gemm, "prefill": self._prefill, "mla_prefill": self._prefill,
+            "decode": self._decode, "mla_decode": self._decode, "moe": self._moe,
+            "stream": self._stream, "scan": self._stream, "collective": self._collective,
+        }[op.kind]  # fmt: skip
+        return np.broadcast_to(method(op, batch), batch.shape)
+
+    def _rate(self, fmt: NumberFormat) -> tuple[float, str]:
+        rate, name = self.device.matrix_rate(fmt)
+        return rate, name
+
+    def _parameters(self, table: dict[str, P], fmt: NumberFormat, rate_name: str) -> P:
+        """Parameters of the closest measured operand class."""
+        if rate_name in ("fp8", "fp4", "fp6", "int8"):
+            # Of the two measured 8-bit expert kernels engines run the block-scaled one by default;
+            # 4-bit operands have no measurements and take its parameters at their own rate.
+            wanted = ["fp8-block", "fp8"]
+        elif fmt.bits < 8:
+            wanted = ["mxfp4", "int4"] if fmt.id.startswith("mx") else ["int4", "mxfp4"]
+        else:
+            wanted = []
+        return next((table[w] for w in [*wanted, "bf16"] if w in table), next(iter(table.values())))
+
+    def _gemm(self, op: Operator, batch: Batch) -> Array:
+        shape = op.shape
+        assert isinstance(shape, GemmShape)
+        fmt = op.weight_format
+        assert fmt is not None
+        rate, name = self._rate(fmt)
+        p: GemmParameters = self._parameters(self.calibration.gemm, fmt, name)
+        rows = linear(shape.rows, batch)
+        matched = name in ("fp8", "fp4", "fp6", "int8")
+        act = min(fmt.bytes_per_value, 2.0) if matched else 2.0
+        return gemm_time_s(
+            p, self.shape, rows, float(shape.n * shape.batch), float(shape.k),
+            rate_flop_per_s=rate, weight_bytes_per_value=fmt.bytes_per_value,
+            activation_bytes_per_value=act,
+        )  # fmt: skip
+
+    def _prefill(self, op: Operator, batch: Batch) -> Array:
+        shape = op.shape
+        assert isinstance(shape, AttentionShape)
+        share = shape.token_share
+        return prefill_time_s(
+            self.calibration.prefill, self.shape, batch=batch.prefill_sequences,
+            queries=batch.prefill_tokens * share, prior=batch.prefill_prior * share,
+            heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim,
+            v_head_dim=shape.v_head_dim, window=shape.window, causal=shape.causal,
+            kv_bytes_per_value=self._kv_bytes,
+        )  # fmt: skip
+
+    def _decode(self, op: Operator, batch: Batch) -> Array:
+        shape = op.shape
+        assert isinstance(shape, AttentionShape)
+        latent = op.kind == "mla_decode"
+        p = self.calibration.mla_decode if latent else self.calibration.decode
+        # A cached latent is key and value at once: its values cost no further bytes.
+        values = 1e-9 if latent else shape.v_head_dim
+        return decode_time_s(
+            p, self.shape, batch=batch.decode_sequences,
+            context=(batch.decode_context + 1.0) * shape.token_share, heads=shape.heads,
+            kv_heads=shape.kv_heads, head_dim=shape.head_dim, v_head_dim=values,
+            window=shape.window, kv_bytes_per_value=self._kv_bytes,
+        )  # fmt: skip
+
+    @cached_property
+    def _kv_bytes(self) -> float:
+        return self.plan.formats.of("kv").bytes_per_value
+
+    def _moe(self, op: Operator, batch: Batch) -> Array:
+        shape = op.shape
+        assert isinstance(shape, MoeShape)
+        assert op.weight_format is not None
+        fmt = op.weight_format
+        rate, name = self._rate(fmt)
+        p: MoeParameters = self._parameters(self.calibration.moe, fmt, name)
+        matched = name in ("fp8", "fp4", "fp6", "int8")
+        return moe_time_s(
+            p, self.shape, linear(shape.rows, batch), hidden=shape.hidden, inner=shape.inner,
+            experts=shape.experts_total, experts_local=shape.experts,
+            per_token=shape.experts_per_token, rate_flop_per_s=rate,
+            weight_bytes_per_value=fmt.bytes_per_value,
+            activation_bytes_per_value=min(fmt.bytes_per_value, 2.0) if matched else 2.0,
+            gated=shape.gated,
+        )  # fmt: skip
+
+    def _stream(self, op: Operator, batch: Batch) -> Array:
+        vector = self.device.rates.vector_flop_per_s
+        rate = vector if op.rate is None else self._rate(op.rate)[0]
+        return stream_time_s(
+            self.stream, linear(op.flop, batch), linear(op.read, batch) + linear(op.written, batch),
+            flop_per_s=rate, bandwidth_bytes_per_s=self.device.memory.bandwidth_bytes_per_s,
+            cache_bytes=self.device.memory.cache_bytes,
+        )  # fmt: skip
+
+    def _collective(self, op: Operator, batch: Batch) -> Array:
+        shape = op.shape
+        assert isinstance(shape, CollectiveShape)
+        tier = tier_for(self.device, self.cluster, shape.ranks)
+        return collective_time_s(
+            self._library(shape), shape.pattern, linear(op.sent, batch), shape.ranks,
+            link_bytes_per_s=tier.link_bytes_per_s, latency_s=tier.latency_s,
+        )  # fmt: skip
+
+    def _library(self, shape: CollectiveShape) -> CollectiveParameters:
+        if shape.pattern == "all_reduce" and self.captured and shape.ranks <= 8:
+            return self.calibration.all_reduce_custom
+        name = "all_to_all" if shape.pattern == "send_recv" else shape.pattern
+        return self.calibration.nccl[name]
+
+
+def linear(row: Coefficients, batch: Batch) -> Array:
+    """The value of a coefficient row at a batch."""
+    total = np.zeros(batch.shape)
+    for name, value in row.items():
+        total = total + value * batch.feature(name)
+    return total

@@ -1,0 +1,1 @@
+"""L4: predictions held against published measurements."""

@@ -1,0 +1,101 @@
+"""A published measurement as a question the engine can answer, or a reason why it cannot."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import field, frozen
+
+from ..plans import Formats, Plan
+
+Role = Literal["fit", "check"]
+
+
+@frozen(kw_only=True)
+class Case:
+    """One row of a measurement file.
+
+    Attributes
+    ----------
+    line : int
+        Line in the file, the header being line 1.
+    source : str
+        Who published it, one group of the summary.
+    metric : str
+    measured : float
+        In the metric's SI unit (seconds, tokens per second, watts, bytes).
+    role : {"fit", "check"}
+        Whether any parameter was fitted on its source.
+    reason : str
+        Why it cannot be priced; empty if it can.
+    model, device, engine : str
+        Catalog names.
+    concurrency : float or None
+        Closed-loop clients, or the size of a static batch; None: as many as memory holds.
+    mode : str
+        closed: continuous batching with closed-loop clients; static: one batch from start to end.
+    """
+
+    line: int
+    source: str
+    metric: str
+    measured: float
+    role: Role = "check"
+    reason: str = ""
+    model: str = ""
+    device: str = ""
+    engine: str = ""
+    plan: Plan = field(factory=Plan)
+    prompt_tokens: float = 0.0
+    output_tokens: float = 0.0
+    concurrency: float | None = 1.0
+    mode: Literal["closed", "static", "single", "capacity"] = "closed"
+    utilization: float = 0.9
+    replicas: float = 1.0
+    running: float | None = None
+    """Mean running batch, where the source states it."""
+
+
+@frozen(kw_only=True)
+class Prediction:
+    """What isoflop says of one case.
+
+    Attributes
+    ----------
+    predicted, low, high : float or None
+        None where the row cannot be priced; low and high bound a 90% interval.
+    label : str
+        measured, interpolated or analytic.
+    reason : str
+        Why not, in words.
+    """
+
+    case: Case
+    predicted: float | None = None
+    low: float | None = None
+    high: float | None = None
+    label: str = ""
+    reason: str = ""
+
+
+def weight_formats(precision: str, model: str, experts: str = "") -> Formats:
+    """Formats a published checkpoint of `precision` really has.
+
+    Published 4-bit checkpoints of mixture models quantise the experts and keep attention at
+    16 bits; dense ones quantise every linear layer.
+    """
+    p = precision.strip().lower().rstrip("?")
+    p = {"": "bf16", "nan": "bf16", "f16": "fp16", "fp4": "nvfp4", "int4": "int4-g128"}.get(p, p)
+    if p in ("bf16", "fp16"):
+        return Formats(weights="bf16")
+    low = model.lower()
+    if "gpt-oss" in low:
+        return Formats(weights="bf16", experts="mxfp4")
+    if p.startswith("int4") and "kimi" in low:
+        return Formats(weights="bf16", experts="int4-g128")
+    e = experts.strip().lower()
+    if any(name in low for name in ("deepseek", "kimi", "qwen3.5")) and p in ("fp8", "nvfp4"):
+        # Their 8-bit checkpoints scale by blocks; their 4-bit ones keep attention wider.
+        attention = "fp8-block" if p == "fp8" else "bf16"
+        return Formats(weights=attention, experts="nvfp4" if p == "nvfp4" else "fp8-block")
+    return Formats(weights=p, experts=e if e and e not in ("nan", p) else "")

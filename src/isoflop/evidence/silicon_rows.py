@@ -1,0 +1,116 @@
+"""End-to-end measurements with full parallel configuration (TTFT and TPOT per row)."""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+
+from attrs import evolve
+
+from ..errors import IsoflopError
+from ..plans import Plan
+from .case import Case, Role, weight_formats
+
+SILICON_COLUMNS = frozenset(
+    ["silicon_data_source", "backend", "model_path", "system", "precision", "isl", "osl",
+     "batch_size", "tp_size", "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size",
+     "silicon_ttft_ms", "silicon_tpot_ms"]
+)  # fmt: skip
+
+FIT_SHARE = 0.4
+"""Share of configurations whose rows the engine overheads are fitted on; the others only check."""
+
+
+def number(text: str) -> float:
+    """A CSV field as a number; NaN where it is empty or not one."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def silicon_cases(line: int, row: dict[str, str]) -> list[Case]:
+    """One row as its TPOT and TTFT cases."""
+    origin = row["silicon_data_source"]
+    source = f"{row['backend']} {row['system']} {row['model_path'].split('/')[-1]}"
+    base = Case(line=line, source=source, metric="tpot_s", measured=math.nan)
+    try:
+        base = _fill(base, row, origin)
+        base = evolve(base, role=role_of(base))
+    except IsoflopError as error:
+        base = evolve(base, reason=str(error))
+    cases = []
+    for metric, column in (("tpot_s", "silicon_tpot_ms"), ("ttft_s", "silicon_ttft_ms")):
+        value = number(row[column]) * 1e-3
+        if value > 0:
+            reason = base.reason
+            if metric == "ttft_s" and value > 10.0 and not reason:
+                reason = "TTFT above 10 s is a queue, not a latency"
+            cases.append(evolve(base, metric=metric, measured=value, reason=reason))
+    return cases or [evolve(base, reason=base.reason or "neither TPOT nor TTFT is positive")]
+
+
+def role_of(case: Case) -> Role:
+    """By a hash of the configuration and lengths: repeated runs and load sweeps share a side.
+
+    Checkpoints of one architecture count as one model, because some sources list a run under each.
+    """
+    model = case.model.lower().replace("deepseek-r1", "deepseek-v3").rpartition("/")[2]
+    lengths = f"{case.prompt_tokens:g}|{case.output_tokens:g}"
+    key = f"{case.engine}|{case.device}|{model}|{case.plan.describe()}|{lengths}"
+    return "fit" if zlib.crc32(key.encode()) % 1000 < 1000 * FIT_SHARE else "check"
+
+
+def _fill(case: Case, row: dict[str, str], origin: str) -> Case:
+    tensor, data, expert, reason = _degrees(row)
+    quant = row.get("gemm_quant_mode", "") or row["precision"]
+    formats = weight_formats(quant, row["model_path"], row.get("moe_quant_mode", ""))
+    if row["backend"] == "trtllm" and quant in ("fp8", "nvfp4", "fp8_block", "fp4"):
+        # Its quantised checkpoints carry 8-bit cache scales and use them by default.
+        formats = evolve(formats, kv="fp8")
+    clients = re.search(r"silicon_concurrency=(\d+)", origin)
+    plan = Plan(
+        tensor=tensor, pipeline=int(number(row["pp_size"]) or 1), data=data, expert=expert,
+        formats=formats,
+    )  # fmt: skip
+    return evolve(
+        case, reason=reason or _distrust(row), model=row["model_path"], device=row["system"],
+        engine=row["backend"], plan=plan, prompt_tokens=number(row["isl"]),
+        output_tokens=number(row["osl"]),
+        concurrency=float(clients.group(1)) if clients else number(row["batch_size"]) * data,
+    )  # fmt: skip
+
+
+def _degrees(row: dict[str, str]) -> tuple[int, int, int, str]:
+    """Tensor, attention-data and expert degrees as they really ran.
+
+    Where MoE degrees t x e with t = e > 1 fill tensor x data exactly, the record multiplied the
+    same ranks twice: TP4 with EP4 on 4 devices is written as 16 ranks. The same run appears with
+    both spellings, which shows it.
+    """
+    tp = int(number(row["tp_size"]))
+    raw_dp = number(row["attention_dp_size"])
+    moe_tp, moe_ep = number(row["moe_tp_size"]), number(row["moe_ep_size"])
+    if raw_dp == 0:
+        return tp, 1, 1, "attention data parallelism of 0 is not a plan"
+    dp = 1 if math.isnan(raw_dp) else int(raw_dp)
+    t = 1 if math.isnan(moe_tp) else max(1, int(moe_tp))
+    e = 1 if math.isnan(moe_ep) else max(1, int(moe_ep))
+    if t == e > 1 and tp * dp == t * e:
+        return (t, 1, e, "") if tp > 1 else (1, t, e, "")
+    if tp > 1 and dp > 1 and e == tp * dp:
+        # Ranks of tensor and data recorded as a product although they are the same ones.
+        return 1, dp, dp, ""
+    if math.isnan(raw_dp) and e > 1 and e == tp:
+        return tp, 1, e, ""
+    return tp, dp, e, ""
+
+
+def _distrust(row: dict[str, str]) -> str:
+    model, system = row["model_path"], row["system"]
+    if system == "gb200" and "Qwen3-32B" in model:
+        return "this series contradicts itself (1 client 8 ms, 2 clients 42 ms)"
+    if model == "nvidia/Llama-3.1-8B-Instruct-FP8":
+        return "its batch is probably not the number of clients"
+    return ""

@@ -1,0 +1,1 @@
+"""L5: result rows become chart specifications; nothing is computed here."""

@@ -1,0 +1,1 @@
+"""L3: what a serving engine makes of step costs."""

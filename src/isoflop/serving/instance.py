@@ -1,0 +1,97 @@
+"""Kernel times of one instance, tabulated once, under any engine's overheads.
+
+The expensive part of a steady state is the kernel model; engines only scale it and add fixed
+times. Keeping the two apart prices thousands of scenarios, or an engine fit, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import ArrayLike
+
+from ..cost.engines import Engine
+from ..cost.features import Array, Batch
+from ..cost.step import StepModel
+from ..cost.table import StepTable
+from .steady import SteadyState, closed_loop, static_batch
+
+BARE = Engine(id="bare", step_s=0.0, sequence_s=0.0, sigma=0.0, fitted_on="", source="estimate")
+"""An engine that costs nothing."""
+
+KNOT_RATIO = 1.35
+"""Spacing of the sequence knots; steady states interpolate smooth totals, not single steps."""
+
+
+@frozen(kw_only=True, eq=False)
+class InstanceTables:
+    """Kernel seconds of one instance over the scenarios asked for.
+
+    Attributes
+    ----------
+    step : StepModel
+        The instance; its own engine is not used here.
+    decode : StepTable
+        Decoding kernels by sequences and context.
+    lengths, together : array
+        Prompt lengths, and how many such prompts share a full chunk.
+    alone_s, batched_s : array
+        Kernel seconds of one prompt, and of a chunk full of them.
+    """
+
+    step: StepModel
+    decode: StepTable
+    lengths: Array
+    together: Array
+    alone_s: Array
+    batched_s: Array
+
+    @classmethod
+    def build(cls, step: StepModel, clients: Array, prompt: Array, output: Array) -> InstanceTables:
+        """Tabulate what scenarios with these clients and lengths need."""
+        bare = StepModel(
+            model=step.model, plan=step.plan, device=step.device, cluster=step.cluster, engine=BARE
+        )
+        decode = StepTable.build(
+            bare, max_sequences=float(np.max(clients)), context=prompt + output / 2.0,
+            ratio=KNOT_RATIO,
+        )  # fmt: skip
+        lengths = np.unique(prompt)
+        together = np.maximum(np.floor(step.engine.chunk_tokens / lengths), 1.0)
+        # A data-parallel instance takes one prompt per attention rank.
+        together = np.maximum(together, 1.0) * step.plan.data
+        alone = bare.step_s(Batch(prefill_sequences=1.0, prefill_tokens=lengths))
+        batched = bare.prefill_s(together, lengths)
+        return cls(step=step, decode=decode, lengths=lengths, together=together, alone_s=alone,
+                   batched_s=batched)  # fmt: skip
+
+    def state(
+        self, engine: Engine, clients: ArrayLike, prompt: ArrayLike, output: ArrayLike,
+        *, static: bool = False,
+    ) -> SteadyState:  # fmt: skip
+        """Steady state of the scenarios under one engine's overheads."""
+        layers, scale = self.step.model.depth, engine.scale(self.step.device.family)
+        index = np.searchsorted(self.lengths, np.asarray(prompt, float))
+
+        def decode_s(sequences: Array, context: Array) -> Array:
+            return scale * self.decode.decode_s(sequences, context) + engine.overhead_s(
+                sequences, layers
+            )
+
+        def prefill_s(prompts: Array, tokens: Array) -> Array:
+            count = np.maximum(prompts, 1.0)
+            full = self.together[index]
+            slope = (self.batched_s - self.alone_s)[index] / np.maximum(full - 1.0, 1.0)
+            seconds = self.alone_s[index] + slope * (count - 1.0)
+            return engine.prefill_scale * scale * seconds + engine.overhead_s(count, layers)
+
+        if static:
+            return static_batch(
+                decode_s, prefill_s, batch=clients, prompt_tokens=prompt, output_tokens=output
+            )
+        return closed_loop(
+            decode_s, prefill_s, clients=clients, prompt_tokens=prompt, output_tokens=output,
+            chunk_tokens=engine.chunk_tokens * self.step.plan.data,
+            interference=engine.prefill_interference, arrival_s=engine.arrival_s,
+            burst=engine.burst,
+        )  # fmt: skip

@@ -1,0 +1,148 @@
+"""Steady state of a serving engine in closed form: no events, one fixed point.
+
+With C clients in a closed loop, each sending its next request when the last one ends, an engine
+with continuous batching settles at a decoding batch B. A decoding request advances once per step,
+and while it decodes the prompts of the other requests take their share of the device, either as
+chunks inside its steps or as steps of their own; either way the prefill time is stolen from it.
+With X requests per second, t_d(B) seconds per pure decoding step and t_p seconds of prefill work
+per request,
+
+    TPOT = t_d(B) / (1 - X t_p)          a decoding request owns the rest of each second
+    life = TTFT + (output - 1) TPOT,  X = C / life,  B = X (output - 1) TPOT
+
+which three lines of fixed-point iteration solve for arrays of scenarios at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import ArrayLike
+
+from ..cost.features import Array
+from ..errors import InvalidInput
+
+StepTime = Callable[[Array, Array], Array]
+"""Seconds of a decoding step from (sequences, mean context)."""
+PrefillTime = Callable[[Array, Array], Array]
+"""Seconds of one prefill step from (prompts in it, tokens per prompt)."""
+
+ITERATIONS = 200
+TOLERANCE = 1e-9
+
+
+@frozen(kw_only=True, eq=False)
+class SteadyState:
+    """Steady state of one scenario, or an array of them.
+
+    Attributes
+    ----------
+    tpot_s, ttft_s : array
+        Mean time per output token after the first, and mean time to the first.
+    batch : array
+        Mean number of decoding sequences.
+    requests_per_s, output_tokens_per_s : array
+    prefill_share : array
+        Share of device time spent on prompts.
+    """
+
+    tpot_s: Array
+    ttft_s: Array
+    batch: Array
+    requests_per_s: Array
+    output_tokens_per_s: Array
+    prefill_share: Array
+
+
+def closed_loop(
+    decode_s: StepTime,
+    prefill_s: PrefillTime,
+    *,
+    clients: ArrayLike,
+    prompt_tokens: ArrayLike,
+    output_tokens: ArrayLike,
+    chunk_tokens: float = 8192.0,
+    interference: float = 1.0,
+    arrival_s: float = 0.0,
+    burst: float = 0.0,
+) -> SteadyState:
+    """Steady state of `clients` closed-loop clients.
+
+    Parameters
+    ----------
+    decode_s, prefill_s : callable
+        Step times; see `StepTime` and `PrefillTime`.
+    clients, prompt_tokens, output_tokens : array
+        Broadcast against each other.
+    chunk_tokens : float
+        Prompt tokens one step can hold, so how many prompts share a prefill step.
+    interference : float
+        Share of other requests' prefill time that stalls a decoding one.
+    arrival_s : float
+        Time outside steps before the first token.
+    burst : float
+        Share of the other clients whose prompts arrive together with one's own: 0 for independent
+        arrivals, 1 for a load generator that starts all clients at once.
+
+    Raises
+    ------
+    InvalidInput
+        If clients or lengths are below one or not finite.
+    """
+    c, p, n = np.broadcast_arrays(
+        np.asarray(clients, float), np.asarray(prompt_tokens, float),
+        np.asarray(output_tokens, float),
+    )  # fmt: skip
+    for value, what in ((c, "number of clients"), (p, "prompt length"), (n, "output length")):
+        if not np.all(np.isfinite(value)) or np.any(value < 1):
+            raise InvalidInput(f"The {what} must be a finite number of at least 1.")
+    context = p + n / 2.0
+    together = np.clip(np.floor(chunk_tokens / p), 1.0, c)
+    alone = prefill_s(np.ones_like(p), p)
+    each = prefill_s(together, p) / together  # prefill seconds per request, batched
+    decoding = np.maximum(n - 1.0, 0.0)
+    batch, tpot, ttft = c.copy(), decode_s(c, context), alone + arrival_s
+    for _ in range(ITERATIONS):
+        life = ttft + decoding * tpot
+        rate = c / life
+        # Only prompts of *other* requests interrupt a decoding one.
+        others = rate * (1.0 - 1.0 / c)
+        stolen = np.minimum(interference * others * each, 0.98)
+        new_tpot = decode_s(batch, context) / (1.0 - stolen)
+        queue = 0.5 * np.minimum(rate * each, 0.98) * each * together
+        ttft = arrival_s + alone + queue + burst * (c - 1.0) / 2.0 * each
+        new_batch = np.clip(rate * decoding * tpot, np.minimum(1.0, c), c)
+        change = np.max(np.abs(new_tpot / tpot - 1.0), initial=0.0)
+        tpot, batch = 0.5 * (tpot + new_tpot), 0.5 * (batch + new_batch)
+        if change < TOLERANCE:
+            break
+    life = ttft + decoding * tpot
+    rate = c / life
+    return SteadyState(
+        tpot_s=tpot, ttft_s=ttft, batch=batch, requests_per_s=rate,
+        output_tokens_per_s=rate * n, prefill_share=np.minimum(rate * each, 1.0),
+    )  # fmt: skip
+
+
+def static_batch(
+    decode_s: StepTime,
+    prefill_s: PrefillTime,
+    *,
+    batch: ArrayLike,
+    prompt_tokens: ArrayLike,
+    output_tokens: ArrayLike,
+) -> SteadyState:
+    """A batch that starts together, runs all its output steps and ends together."""
+    b, p, n = np.broadcast_arrays(
+        np.asarray(batch, float), np.asarray(prompt_tokens, float), np.asarray(output_tokens, float)
+    )
+    first = prefill_s(b, p)
+    # Step time is close to linear in context, so the mean step sits at the mean context.
+    tpot = decode_s(b, p + n / 2.0)
+    total = first + np.maximum(n - 1.0, 0.0) * tpot
+    return SteadyState(
+        tpot_s=tpot, ttft_s=first, batch=b, requests_per_s=b / total,
+        output_tokens_per_s=b * n / total, prefill_share=first / total,
+    )  # fmt: skip

@@ -1,0 +1,108 @@
+"""Closed forms and properties of the kernel models, and their errors on measured tables."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isoflop.cost.kernels import DeviceShape
+from isoflop.cost.kernels.attention import decode_time_s, prefill_time_s, tiled_pairs
+from isoflop.cost.kernels.calibration import load_kernels
+from isoflop.cost.kernels.gemm import gemm_time_s
+from isoflop.cost.kernels.moe import experts_touched, moe_time_s, popularity
+from isoflop.evidence.operator_rows import predict_operator_table
+from isoflop.hardware import load_accelerator
+from tests.shared_data import data
+
+H100 = load_accelerator("h100")
+SHAPE = DeviceShape.of(H100)
+CAL = load_kernels("hopper")[0]
+RATE = H100.rates.dense_flop_per_s["bf16"]
+
+sizes = st.integers(1, 8192)
+
+
+@settings(deadline=None)
+@given(m=sizes, n=sizes, k=sizes)
+def test_a_gemm_is_never_faster_than_its_roofline(m, n, k):
+    t = float(gemm_time_s(CAL.gemm["bf16"], SHAPE, m, n, k, rate_flop_per_s=RATE))
+    moved = 2.0 * (m * k + n * k + m * n)
+    assert t >= max(2.0 * m * n * k / RATE, moved / SHAPE.bandwidth_bytes_per_s)
+
+
+@settings(deadline=None)
+@given(m=sizes, n=sizes, k=st.integers(64, 4096))
+def test_a_deeper_gemm_takes_longer(m, n, k):
+    one, two = (
+        float(gemm_time_s(CAL.gemm["bf16"], SHAPE, m, n, v, rate_flop_per_s=RATE))
+        for v in (k, 4 * k)
+    )
+    assert two >= one
+
+
+@settings(deadline=None)
+@given(b=st.integers(1, 256), c=st.integers(1, 60000))
+def test_decoding_reads_its_whole_cache(b, c):
+    t = float(
+        decode_time_s(CAL.decode, SHAPE, batch=b, context=c, heads=32, kv_heads=8, head_dim=128)
+    )
+    assert t >= b * c * 8 * 256 * 2.0 / SHAPE.bandwidth_bytes_per_s
+
+
+def test_a_window_caps_decoding_time():
+    times = decode_time_s(CAL.decode, SHAPE, batch=64, context=np.array([4096.0, 65536.0]),
+                          heads=64, kv_heads=8, head_dim=64, window=128)  # fmt: skip
+    assert times[1] == pytest.approx(times[0])
+
+
+def test_tiled_pairs_cover_the_triangle():
+    pairs, longest, tiles = tiled_pairs(np.array([1024.0]), 0.0)
+    assert tiles[0] == 8
+    assert longest[0] == 1024
+    assert pairs[0] == pytest.approx(128 * 128 * (8 * 9 / 2))
+    assert pairs[0] > 1024 * 1025 / 2
+
+
+def test_prefill_is_quadratic_in_long_prompts():
+    t = prefill_time_s(CAL.prefill, SHAPE, batch=1, queries=np.array([32768.0, 65536.0]), prior=0.0,
+                       heads=32, kv_heads=8, head_dim=128)  # fmt: skip
+    assert 3.5 < t[1] / t[0] < 4.5
+
+
+def test_popularity_sums_to_the_experts_each_token_visits():
+    q = popularity(64, 6.0, 0.7)
+    assert q.sum() == pytest.approx(6.0)
+    assert (q <= 1.0 + 1e-12).all()
+    assert np.all(np.diff(q) <= 1e-12)
+
+
+def test_skewed_routing_touches_fewer_experts():
+    assert experts_touched(16.0, 128, 8, 0.7) < experts_touched(16.0, 128, 8, 0.0)
+
+
+def test_more_tokens_never_make_the_experts_cheaper():
+    t = moe_time_s(CAL.moe["bf16"], SHAPE, np.geomspace(1, 8192, 40), hidden=4096, inner=1536,
+                   experts=128, experts_local=128, per_token=8, rate_flop_per_s=RATE,
+                   weight_bytes_per_value=2.0)  # fmt: skip
+    assert np.all(np.diff(t) >= -1e-9)
+
+
+TABLES = [
+    ("h100_sxm/gemm/vllm/0.24.0/gemm_perf.parquet", "gemm", 0.16),
+    ("a100_sxm/gemm/vllm/0.14.0/gemm_perf.parquet", "gemm", 0.08),
+    ("a100_sxm/attention/vllm/0.14.0/generation_attention_perf.parquet", "decode", 0.10),
+    ("a100_sxm/attention/vllm/0.14.0/context_attention_perf.parquet", "prefill", 0.10),
+    ("a100_sxm/moe/vllm/0.14.0/moe_perf.parquet", "moe", 0.25),
+]
+
+
+@pytest.mark.parametrize(("path", "kind", "limit"), TABLES)
+def test_median_error_on_measured_kernels(path, kind, limit):
+    pytest.importorskip("pyarrow")
+    items = predict_operator_table(data(f"operators/aiconfigurator/{path}"))
+    error = [
+        abs(p.predicted / p.case.measured - 1)
+        for p in items if p.predicted is not None and p.case.role == "check"
+    ]  # fmt: skip
+    assert len(error) > 1000
+    assert np.median(error) <= limit

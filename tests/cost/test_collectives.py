@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isoflop.cost.collectives import collective_time_s, link_bytes, tier_for
+from isoflop.cost.kernels.calibration import load_kernels
+from isoflop.errors import InvalidInput
+from isoflop.hardware import load_accelerator, load_cluster
+from tests.shared_data import data
+
+P = load_kernels("hopper")[0].nccl["all_reduce"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "ranks", "factor"),
+    [("all_reduce", 8, 1.75), ("all_gather", 8, 0.875), ("all_to_all", 4, 0.75),
+     ("send_recv", 2, 1.0)],
+)  # fmt: skip
+def test_bytes_on_the_link(pattern, ranks, factor):
+    assert link_bytes(pattern, ranks) == factor
+
+
+def test_large_messages_approach_the_fitted_share_of_the_link():
+    m = 1e12
+    t = float(collective_time_s(P, "all_reduce", m, 8, link_bytes_per_s=450e9))
+    assert t == pytest.approx(m * 1.75 / (450e9 * max(P.bulk, P.low_latency)), rel=0.3)
+
+
+@given(st.floats(1, 1e9), st.sampled_from([2, 4, 8]))
+def test_time_grows_with_bytes_and_is_never_free(m, ranks):
+    one, two = (
+        float(collective_time_s(P, "all_reduce", v, ranks, link_bytes_per_s=450e9))
+        for v in (m, 2 * m)
+    )
+    assert two >= one >= P.fixed
+
+
+def test_one_rank_and_nothing_to_send_cost_nothing():
+    assert collective_time_s(P, "all_reduce", 1e6, 1, link_bytes_per_s=1e9) == 0
+    assert collective_time_s(P, "all_reduce", 0.0, 8, link_bytes_per_s=1e9) == 0
+    with pytest.raises(InvalidInput, match="at least 1"):
+        collective_time_s(P, "all_reduce", 1.0, 0, link_bytes_per_s=1e9)
+
+
+def test_ranks_beyond_the_node_use_the_network():
+    device, cluster = load_accelerator("h100"), load_cluster("dgx-h100")
+    assert (
+        tier_for(device, cluster, 8).link_bytes_per_s
+        > tier_for(device, cluster, 16).link_bytes_per_s
+    )
+    assert tier_for(device, None, 8).name.startswith("NVLink")
+
+
+def test_measured_all_reduce_within_fifteen_percent():
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = data("operators/aiconfigurator/h200_sxm/comm/vllm/0.24.0/custom_allreduce_perf.parquet")
+    rows = [
+        r for r in pq.read_table(path).to_pylist()
+        if r["kernel_source"] == "vLLM_custom_graph" and r["message_size"] <= 2**27
+    ]  # fmt: skip
+    p = load_kernels("hopper")[0].all_reduce_custom
+    error = [
+        abs(float(collective_time_s(p, "all_reduce", 2.0 * r["message_size"], r["num_gpus"],
+                                    link_bytes_per_s=450e9)) / (r["latency"] * 1e-3) - 1)
+        for r in rows
+    ]  # fmt: skip
+    assert np.median(error) <= 0.15

@@ -1,0 +1,124 @@
+import json
+
+import numpy as np
+import pytest
+
+from isoflop.cli import main
+from isoflop.evidence.predict import predict_cases
+from isoflop.evidence.published import published_cases
+from isoflop.evidence.read import read_cases
+from isoflop.evidence.silicon_rows import silicon_cases
+from isoflop.evidence.summary import summarise
+from tests.shared_data import data
+
+
+def held_out_errors(path: str) -> tuple[np.ndarray, float]:
+    items = [
+        p
+        for p in predict_cases(read_cases(data(path)))
+        if p.case.metric == "tpot_s" and p.case.role == "check" and p.predicted is not None
+    ]
+    error = np.array([abs(p.predicted / p.case.measured - 1) for p in items])
+    inside = np.mean([p.low <= p.case.measured <= p.high for p in items])
+    return error, float(inside)
+
+
+def test_time_per_token_on_rows_never_fitted():
+    error, inside = held_out_errors("serving/silicon_agg.csv")
+    assert len(error) > 1000
+    assert np.median(error) <= 0.12
+    assert error.mean() <= 0.20
+    assert 0.85 <= inside <= 0.95
+
+
+def test_published_time_per_token():
+    error, inside = held_out_errors("serving/measurements.csv")
+    assert np.median(error) <= 0.16
+    assert error.mean() <= 0.20
+    assert inside >= 0.85
+
+
+def test_no_row_is_dropped():
+    path = data("serving/measurements.csv")
+    cases = read_cases(path)
+    lines = sum(1 for _ in path.open()) - 1
+    assert len(cases) == lines
+    summary = summarise(predict_cases(cases[:200]))
+    assert len(summary.predictions()) == 200
+    assert all(p["predicted"] is not None or p["reason"] for p in summary.predictions())
+
+
+def test_the_projects_own_figures_are_priced():
+    items = predict_cases(published_cases())
+    assert len(items) >= 20
+    assert all(p.predicted for p in items)
+    error = np.array([abs(p.predicted / p.case.measured - 1) for p in items])
+    assert np.median(error) < 0.2
+
+
+def test_ranks_recorded_twice_are_read_as_they_ran():
+    row = {
+        "silicon_data_source": "silicon_concurrency=4",
+        "backend": "trtllm",
+        "model_path": "openai/gpt-oss-120b",
+        "system": "h200_sxm",
+        "precision": "fp4",
+        "isl": "1024",
+        "osl": "1024",
+        "gemm_quant_mode": "nvfp4",
+        "moe_quant_mode": "nvfp4",
+        "batch_size": "4",
+        "tp_size": "64",
+        "pp_size": "1",
+        "attention_dp_size": "1.0",
+        "moe_tp_size": "8",
+        "moe_ep_size": "8",
+        "silicon_ttft_ms": "89.7",
+        "silicon_tpot_ms": "4.3",
+    }
+    case = silicon_cases(2, row)[0]
+    assert (case.plan.tensor, case.plan.expert) == (8, 8)
+    assert case.plan.formats.experts == "mxfp4"
+
+
+def test_json_has_the_promised_keys(capsys):
+    main(["validate", "--json"])
+    out = json.loads(capsys.readouterr().out)
+    assert set(out) == {"summary", "rows"}
+    assert {
+        "source",
+        "rows",
+        "supported",
+        "median_abs_pct",
+        "mean_abs_pct",
+        "p90_abs_pct",
+        "bias_pct",
+        "coverage_90",
+        "baseline_mean_abs_pct",
+    } <= set(out["summary"][0])
+    assert {
+        "line",
+        "source",
+        "metric",
+        "measured",
+        "predicted",
+        "low",
+        "high",
+        "label",
+        "role",
+        "reason",
+    } == set(out["rows"][0])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a,b\n1,2\n", "schema"), ("", "schema"), (None, "cannot be read")],
+)
+def test_bad_files_get_one_sentence(tmp_path, capsys, text, words):
+    path = tmp_path / "m.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit) as caught:
+        main(["validate", str(path)])
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err

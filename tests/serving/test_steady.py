@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isoflop.errors import InvalidInput
+from isoflop.serving.steady import closed_loop, static_batch
+
+
+def decode(sequences, context):
+    return 5e-3 + 1e-5 * sequences + 1e-9 * sequences * context
+
+
+def prefill(prompts, tokens):
+    return 1e-3 + 2e-5 * prompts * tokens
+
+
+@settings(deadline=None, max_examples=50)
+@given(c=st.integers(1, 64), p=st.integers(1, 1000), n=st.integers(64, 2000))
+def test_littles_law_holds(c, p, n):
+    s = closed_loop(decode, prefill, clients=c, prompt_tokens=p, output_tokens=n)
+    life = s.ttft_s + (n - 1) * s.tpot_s
+    assert float(s.requests_per_s * life) == pytest.approx(c, rel=1e-3)
+    assert float(s.batch) <= c + 1e-9
+
+
+def test_one_client_decodes_undisturbed():
+    s = closed_loop(decode, prefill, clients=1, prompt_tokens=500, output_tokens=200)
+    assert float(s.tpot_s) == pytest.approx(float(decode(1.0, 600.0)), rel=1e-6)
+    assert float(s.ttft_s) == pytest.approx(prefill(1, 500), rel=0.15)
+
+
+def test_time_per_token_grows_with_clients_and_with_prompts():
+    s = closed_loop(
+        decode, prefill, clients=np.array([1, 8, 64]), prompt_tokens=500, output_tokens=200
+    )
+    assert np.all(np.diff(s.tpot_s) > 0)
+    longer = closed_loop(decode, prefill, clients=64, prompt_tokens=2000, output_tokens=200)
+    assert longer.tpot_s > s.tpot_s[-1]
+
+
+def test_a_static_batch_adds_up():
+    s = static_batch(decode, prefill, batch=16, prompt_tokens=100, output_tokens=50)
+    total = prefill(16, 100) + 49 * decode(16.0, 125.0)
+    assert float(s.output_tokens_per_s) == pytest.approx(16 * 50 / total)
+
+
+@pytest.mark.parametrize("bad", [0, -3, float("nan")])
+def test_impossible_scenarios_are_refused(bad):
+    with pytest.raises(InvalidInput, match="at least 1"):
+        closed_loop(decode, prefill, clients=bad, prompt_tokens=10, output_tokens=10)

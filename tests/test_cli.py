@@ -1,0 +1,117 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from isoflop.cli import main
+
+
+def fails(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("isoflop: ")
+    assert "Traceback" not in err
+    return err
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom isoflop.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'numpy', 'scipy', 'altair', 'numba', 'pandas', 'torch'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "explain" in done.stdout
+
+
+def test_explain_prints_one_screen_with_regimes_and_findings(capsys):
+    main(["explain", "llama-3.1-8b", "--on", "h100-sxm"])
+    out = capsys.readouterr().out
+    for words in ("What bounds a step", "512", "What would help most", "gain", "Largest"):
+        assert words in out
+
+
+def test_explain_json_is_consistent(capsys):
+    main(["explain", "llama-3.1-8b", "--on", "2xh100-sxm", "--batch", "32", "--json"])
+    out = json.loads(capsys.readouterr().out)
+    assert out["plan"] == "tp2"
+    for row in out["regimes"]:
+        assert row["ideal_s"] <= row["low_s"] * (1 + 1e-9) <= row["step_s"] * (1 + 1e-6)
+        assert row["step_s"] <= row["high_s"]
+        assert sum(row["shares"].values()) == pytest.approx(1.0, rel=1e-6)
+    at = next(r for r in out["regimes"] if r["batch"] == 32)
+    assert sum(o["seconds"] for o in out["operators"]) == pytest.approx(at["step_s"], rel=1e-6)
+    gains = [f["speedup"] for f in out["findings"]]
+    assert gains == sorted(gains, reverse=True)
+
+
+def test_every_section_prints(capsys):
+    main(["explain", "llama-3.1-8b", "--on", "h100-sxm", "--show", "all"])
+    out = capsys.readouterr().out
+    for title in (
+        "Data movement",
+        "I/O of attention",
+        "Work and span",
+        "formulas",
+        "PE utilisation",
+    ):
+        assert title in out
+
+
+@pytest.mark.parametrize("suffix", ["svg", "html"])
+def test_explain_draws_its_chart(tmp_path, capsys, suffix):
+    pytest.importorskip("altair")
+    pytest.importorskip("vl_convert")
+    path = tmp_path / f"chart.{suffix}"
+    main(["explain", "llama-3.1-8b", "--on", "h100-sxm", "--plot", str(path)])
+    assert path.stat().st_size > 1000
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["explain", "lama-3.1-8b", "--on", "h100"], "llama-3.1-8b"),
+        (["explain", "llama-3.1-8b", "--on", "h1000"], "nearest"),
+        (["explain", "llama-3.1-8b", "--on", "0xh100-sxm"], "at least one"),
+        (["explain", "llama-3.1-8b", "--on", "h100", "--plan", "tp3"], "32 attention heads"),
+        (["explain", "llama-3.1-8b", "--on", "h100", "--plan", "zz"], "not understood"),
+        (["explain", "llama-3.1-8b", "--on", "h100", "--batch", "0"], "at least 1"),
+        (["explain", "llama-3.1-8b", "--on", "h100", "--context", "-5"], "at least 1"),
+        (["explain", "llama-3.1-8b", "--on", "h100", "--weights", "fp7"], "number format"),
+        (["explain", "llama-3.1-405b", "--on", "h100"], "does not fit"),
+        (["explain", "llama-3.1-8b", "--on", "h100", "--show", "nothing"], "section"),
+        (["explain", "llama-3.1-8b", "--on", "h100", "--plot", "x.bmp"], ".svg"),
+        (["explain", "llama-3.1-8b", "--on", "h100", "--plot", "/no/such/x.svg"], "does not exist"),
+        (["explain", "llama-3.1-8b"], "on"),
+        (["nonsense"], "nonsense"),
+        (["catalog", "show", "model", "nope"], "no model"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_exit_code_two(capsys, arguments, words):
+    assert words in fails(capsys, *arguments)
+
+
+def test_catalog_new_starts_a_file_that_checks(tmp_path, capsys, monkeypatch):
+    main(
+        [
+            "catalog",
+            "new",
+            "accelerator",
+            "my-gpu",
+            "--copy-from",
+            "h100-sxm",
+            "--folder",
+            str(tmp_path),
+        ]
+    )
+    path = tmp_path / "accelerators" / "my-gpu.toml"
+    main(["catalog", "check", str(path)])
+    monkeypatch.setenv("ISOFLOP_CATALOG", str(tmp_path))
+    main(["explain", "llama-3.1-8b", "--on", "my-gpu", "--json"])
+    assert "my-gpu" in capsys.readouterr().out
