@@ -60,10 +60,15 @@ class Blocks:
     def storage_bytes(self) -> int:
         """Bytes of packed codes, scales, zero points and the tensor scale."""
         fmt = self.format
-        per_row = -(-self.codes.shape[-1] * fmt.element.bits // 8)
         rows = self.codes.size // max(self.codes.shape[-1], 1)
-        per_block = fmt.scale.bits + (fmt.element.bits if fmt.zero_point else 0)
-        return rows * per_row + -(-self.scales.size * per_block // 8) + 4 * fmt.two_level
+        code_bytes = rows * -(-self.codes.shape[-1] * fmt.element.bits // 8)
+        zero_bytes = rows * -(-self.scales.shape[-1] * fmt.element.bits // 8) * fmt.zero_point
+        return (
+            code_bytes
+            + self.scales.size * -(-fmt.scale.bits // 8)
+            + zero_bytes
+            + (4 * fmt.two_level)
+        )
 
 
 @frozen(kw_only=True, slots=False)
