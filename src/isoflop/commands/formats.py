@@ -1,0 +1,126 @@
+"""`isoflop formats list|show|compare|conformance`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+app = App(name="formats", help="List, show and compare number formats.")
+
+_JSON = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
+CODES_SHOWN = 256
+
+
+def _row(fmt) -> dict:
+    return {
+        "name": fmt.name, "kind": type(fmt).__name__.removesuffix("Format").lower(),
+        "bits": fmt.bits, "bits_per_value": fmt.bits_per_value, "max": fmt.max,
+        "min_positive": fmt.min_positive, "eps": fmt.eps, "codes": fmt.code_count,
+        "note": fmt.note,
+    }  # fmt: skip
+
+
+@app.command(name="list")
+def list_formats(*, json: _JSON = False) -> None:
+    """List the named formats and the patterns of whole families."""
+    from ..numerics.formats import load, names
+    from ..numerics.formats.named import PATTERNS
+    from ._output import console, print_json, table
+
+    rows = [_row(load(name)) for name in names()]
+    if json:
+        print_json({"formats": rows, "patterns": list(PATTERNS)})
+        return
+    cells = [
+        [r["name"], r["kind"], f"{r['bits_per_value']:g}", f"{r['max']:.6g}",
+         f"{r['min_positive']:.3g}", f"{r['eps']:.3g}"]
+        for r in rows
+    ]  # fmt: skip
+    head = ["format", "kind", "bits/value", "max", "min positive", "eps"]
+    out = console()
+    out.print(table("Number formats", head, cells, left=2))
+    out.print("Patterns: " + "; ".join(PATTERNS))
+
+
+@app.command
+def show(name: str, *, codes: Annotated[bool, Parameter(negative=())] = False,
+         json: _JSON = False) -> None:  # fmt: skip
+    """Show a format's derived values.
+
+    Parameters
+    ----------
+    name
+        A name or pattern, see `isoflop formats list`.
+    codes
+        Print every code and its value (up to 256 codes).
+    """
+    import numpy as np
+
+    from ..errors import InvalidInput
+    from ..numerics.formats import load
+    from ._output import console, print_json, table
+
+    fmt = load(name)
+    record = _row(fmt)
+    if codes and fmt.code_count > CODES_SHOWN:
+        raise InvalidInput(f"'{fmt.name}' has {fmt.code_count} codes; {CODES_SHOWN} can be shown.")
+    if codes:
+        record["values"] = [float(v) for v in np.asarray(fmt.values)]
+    if json:
+        print_json(record)
+        return
+    values = record.pop("values", [])
+    out = console()
+    out.print(table(fmt.name, ["property", "value"], [[k, f"{v}"] for k, v in record.items()]))
+    if values:
+        cells = [[f"0x{i:02x}", f"{v:.10g}"] for i, v in enumerate(values)]
+        out.print(table("Codes", ["code", "value"], cells))
+
+
+@app.command
+def compare(*formats: str, distribution: str = "normal", seed: int = 0,
+            json: _JSON = False) -> None:  # fmt: skip
+    """Compare the error of formats on a million random values of unit variance.
+
+    Parameters
+    ----------
+    formats
+        Two or more names, for example mxfp4 nvfp4 int4-g128 nf4.
+    distribution
+        normal, laplace, uniform or student (four degrees of freedom).
+    """
+    from ..numerics.comparison import compare_formats
+    from ._output import console, print_json, table
+
+    rows = compare_formats(formats, distribution, seed)
+    if json:
+        print_json(rows)
+        return
+    cells = [
+        [r["format"], f"{r['bits_per_value']:.4f}", f"{r['relative_rmse']:.5f}",
+         f"{r['sqnr_db']:.2f}", f"{r['db_per_bit']:.2f}", "yes" if r["undominated"] else ""]
+        for r in rows
+    ]  # fmt: skip
+    head = ["format", "bits/value", "rel. RMSE", "SQNR dB", "dB/bit", "Pareto"]
+    console().print(table(f"Error on {distribution} values", head, cells))
+
+
+@app.command
+def conformance(*, json: _JSON = False) -> None:
+    """Count values that equal those of the libraries installed here, and of exact arithmetic."""
+    from ..numerics.conformance import run
+    from ._output import console, print_json, table
+
+    rows = run()
+    if json:
+        print_json(rows)
+        return
+    cells = [
+        [r["check"], r["against"], str(r["compared"]), str(r["different"]), r["note"]]
+        for r in rows
+    ]  # fmt: skip
+    head = ["check", "against", "compared", "different", "note"]
+    console().print(table("Conformance", head, cells, left=2))
+    total, wrong = (sum(r[k] for r in rows) for k in ("compared", "different"))
+    console().print(f"{total} values compared, {wrong} different.")

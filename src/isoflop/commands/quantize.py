@@ -1,0 +1,206 @@
+"""`isoflop quantize`: what a number format does to a checkpoint's tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..errors import InvalidInput
+
+_JSON = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
+_FLAG = Parameter(negative=())
+WORST_LAYERS = 12
+
+
+def quantize(
+    checkpoint: Path,
+    /,
+    *,
+    format: str = "nvfp4",
+    method: str = "rtn",
+    calibration: Path | None = None,
+    output: Path | None = None,
+    packed: Annotated[bool, _FLAG] = False,
+    resume: Annotated[bool, _FLAG] = False,
+    include: str = "",
+    exclude: str | None = None,
+    compare: str = "",
+    bits_per_weight: float | None = None,
+    budget: str = "",
+    all_layers: Annotated[bool, _FLAG] = False,
+    json: _JSON = False,
+) -> None:
+    """Quantize a checkpoint's weight matrices and report error, bytes and outliers.
+
+    Parameters
+    ----------
+    checkpoint
+        A .safetensors file, or a folder of them.
+    format
+        A number format, see `isoflop formats list`. With --compare, the first of several.
+    method
+        rtn, clip, gptq, gptq-act-order, babai, awq, smoothquant, seedlm, powerquant,
+        learned-rounding, whitepaper-int8 or bit-planes.
+    calibration
+        A .safetensors file with layer inputs of shape (rows, in) under the weights' names.
+    output
+        Where to write the quantized checkpoint (a folder if the checkpoint is one).
+    packed
+        Write code words and scales instead of values in the original type.
+    resume
+        Continue an interrupted run that wrote to the same output.
+    include, exclude
+        Regular expressions that choose tensors by name.
+    compare
+        Formats separated by commas: report each one's bits and error and which are not dominated.
+    bits_per_weight, budget
+        With --compare: choose a format per layer by integer programming, least total error within
+        an average number of bits, or within bytes such as "4 GiB".
+    all_layers
+        Print every layer, not only those with the largest error.
+    """
+    from ..numerics.checkpoint import EXCLUDE, Settings, files_of
+
+    files = list(files_of(checkpoint))
+    options = {"include": include, "exclude": EXCLUDE if exclude is None else exclude}
+    settings = Settings(format=format, method=method, packed=packed, **options)
+    if compare:
+        settings = _compared(files, compare, settings, calibration, bits_per_weight, budget, json)
+        if settings is None or output is None:
+            return
+    elif bits_per_weight is not None or budget:
+        raise InvalidInput(
+            "A byte budget needs formats to choose from. Add --compare nvfp4,mxfp8-e4m3,bf16."
+        )
+    reports = [
+        _run(file, settings, calibration, _output_of(file, checkpoint, output), resume)
+        for file in files
+    ]
+    _print(reports, json, all_layers)
+    if output is not None and not json:
+        print(f"Written to {output}.")
+
+
+def _output_of(file: Path, checkpoint: Path, output: Path | None) -> Path | None:
+    if output is None or not checkpoint.is_dir():
+        return output
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"'{output}' cannot be made a folder: {error.strerror}.") from None
+    return output / file.name
+
+
+def _run(file, settings, calibration, output, resume):
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ..numerics.checkpoint import quantize_file
+
+    columns = (MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(file.name)
+
+        def progress(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=name)
+
+        return quantize_file(
+            file, settings, calibration=calibration, output=output, resume=resume,
+            progress=progress,
+        )  # fmt: skip
+
+
+def _compared(files, compare, settings, calibration, bits_per_weight, budget, json):
+    """Print the comparison; with a budget, return settings with one format per layer."""
+    from attrs import evolve
+
+    from ..numerics.mixed import choose, totals
+    from ..numerics.quantizers import load_weight_format
+    from ..units import parse
+
+    names = [name.strip() for name in compare.split(",") if name.strip()]
+    for name in names:
+        load_weight_format(name)
+    runs = [
+        [_run(f, evolve(settings, format=name, packed=False), calibration, None, False)
+         for f in files]
+        for name in names
+    ]  # fmt: skip
+    table = totals(names, runs)
+    limit = parse(budget, "bytes", "the budget") if budget else None
+    chosen = None
+    if limit is not None or bits_per_weight is not None:
+        chosen = choose(names, runs, budget_bytes=limit, bits_per_weight=bits_per_weight)
+    _print_comparison(table, chosen, settings.method, json)
+    if chosen is None:
+        return None
+    return evolve(settings, per_layer=chosen.formats)
+
+
+def _print_comparison(rows, chosen, method, json) -> None:
+    from ..units import show_bytes
+    from ._output import console, print_json, table
+
+    if json:
+        print_json({"formats": rows, "allocation": chosen.row() if chosen else None})
+        return
+    cells = [
+        [r["format"], f"{r['bits_per_weight']:.4f}", f"{r['relative_rmse']:.4f}",
+         f"{r['relative_output_rmse']:.4f}", f"{r['sqnr_db']:.2f}",
+         show_bytes(r["storage_bytes"]), "yes" if r["undominated"] else ""]
+        for r in rows
+    ]  # fmt: skip
+    head = ["format", "bits/weight", "rel. RMSE", "output RMSE", "SQNR dB", "bytes", "Pareto"]
+    console().print(table(f"Formats by method {method}", head, cells))
+    if chosen:
+        counts = [[name, str(n)] for name, n in chosen.counts.items()]
+        console().print(
+            f"Allocation: {chosen.bits_per_weight:.4f} bits per weight, "
+            f"{show_bytes(chosen.storage_bytes)}, summed relative error {chosen.error:.4g}."
+        )
+        console().print(table("", ["format", "layers"], counts))
+
+
+def _print(reports, json: bool, all_layers: bool) -> None:
+    from ..numerics.mixed import total_of
+    from ..numerics.report import measures
+    from ..units import show_bytes
+    from ._output import console, print_json, table
+
+    layers = [row for report in reports for row in report.rows()]
+    total = total_of(reports)
+    if json:
+        kept = [name for report in reports for name in report.kept]
+        print_json({"layers": layers, "total": measures(total), "kept": kept})
+        return
+    layers.sort(key=lambda r: -r["relative_output_rmse"])
+    shown = layers if all_layers else layers[:WORST_LAYERS]
+    head = ["layer", "output RMSE", "RMSE", "SQNR dB", "max error", "cosine", "bits/weight",
+            "outliers", "peak/rms"]  # fmt: skip
+    cells = [
+        [r["name"].removesuffix(".weight"), f"{r['relative_output_rmse']:.4f}",
+         f"{r['relative_rmse']:.4f}", f"{r['sqnr_db']:.2f}", f"{r['max_error']:.2g}",
+         f"{r['cosine']:.4f}", f"{r['bits_per_weight']:.3f}", str(r["outliers"]),
+         f"{r['peak_over_rms']:.1f}"]
+        for r in shown
+    ]  # fmt: skip
+    report = reports[0]
+    out = console()
+    out.print(table(f"{report.format} by {report.method}: layers by output error", head, cells))
+    if len(shown) < len(layers):
+        out.print(f"({len(layers) - len(shown)} more layers; --all-layers prints them)")
+    kept = sum(r.kept_bytes for r in reports)
+    out.print(
+        f"Total of {len(layers)} layers: relative RMSE {total.relative_rmse:.4f}, SQNR "
+        f"{total.sqnr_db:.2f} dB, cosine {total.cosine:.5f}, output RMSE "
+        f"{total.relative_output_rmse:.4f}; {total.bits_per_weight:.4f} bits per weight, "
+        f"{show_bytes(total.original_bytes)} to {show_bytes(total.storage_bytes)} "
+        f"({total.storage_bytes} bytes), {show_bytes(kept)} kept."
+    )
+    if not all(r["calibrated"] for r in layers):
+        out.print("Output RMSE of layers without calibration inputs is their weight error.")
+    for report in reports:
+        for note, count in report.notes.items():
+            out.print(f"Note ({count} layers): {note}")

@@ -1,0 +1,144 @@
+"""GPTQ: round column by column, each time moving the error onto the columns still to come.
+
+References
+----------
+Frantar et al., GPTQ, arXiv 2210.17323 (algorithm 1). The equality with Babai's nearest plane
+and the error bound: Chen et al., arXiv 2507.18553; see `babai.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import frozen
+
+from ._base import (
+    DAMPING,
+    Calibration,
+    Quantized,
+    check_weight,
+    damped_cholesky,
+    damping_note,
+    needs_blocks,
+    no_data_note,
+)  # fmt: skip
+from ._scales import element_round, encode_with, scales_and_zeros
+
+PANEL = 128
+"""Columns updated eagerly; the rest of the matrix is updated once per panel by a product."""
+
+
+def inverse_factor(hessian: np.ndarray, damping: float) -> tuple[np.ndarray, float]:
+    """Upper U with U^T U = H^-1 (damped), and the damping used.
+
+    With J reversing the order, J H J = L L^T gives U = (J L J)^-1: one Cholesky and one
+    triangular inverse, no explicit H^-1.
+    """
+    lower, used = damped_cholesky(hessian[::-1, ::-1], damping)
+    return np.ascontiguousarray(_inverse_lower(lower)[::-1, ::-1]), used
+
+
+def _inverse_lower(lower: np.ndarray) -> np.ndarray:
+    """Inverse of a lower triangular matrix, by halves so that the work is matrix products."""
+    n = len(lower)
+    if n <= 64:
+        return np.tril(np.linalg.solve(lower, np.eye(n)))
+    h = n // 2
+    result = np.zeros_like(lower)
+    result[:h, :h] = _inverse_lower(lower[:h, :h])
+    result[h:, h:] = _inverse_lower(lower[h:, h:])
+    result[h:, :h] = -(result[h:, h:] @ (lower[h:, :h] @ result[:h, :h]))
+    return result
+
+
+def propagate(weight_t: np.ndarray, upper: np.ndarray, round_column) -> np.ndarray:
+    """The error-propagation loop on a transposed weight (in, out), changed in place.
+
+    `round_column(j, column)` returns column j's quantized values. Returns the quantized matrix,
+    shape (in, out).
+    """
+    n = len(weight_t)
+    result = np.empty_like(weight_t)
+    for first in range(0, n, PANEL):
+        last = min(first + PANEL, n)
+        errors = np.empty_like(weight_t[first:last])
+        for j in range(first, last):
+            column = weight_t[j]
+            result[j] = round_column(j, column)
+            error = (column - result[j]) / upper[j, j]
+            errors[j - first] = error
+            if j + 1 < last:
+                weight_t[j + 1 : last] -= upper[j, j + 1 : last, None] * error
+        if last < n:
+            weight_t[last:] -= upper[first:last, last:].T @ errors
+    return result
+
+
+@frozen(kw_only=True)
+class Gptq:
+    """GPTQ with any block format.
+
+    Attributes
+    ----------
+    damping : float
+        Fraction of the mean diagonal added to the Hessian.
+    act_order : bool
+        Process input channels by falling diagonal of the Hessian, with scales fixed beforehand.
+    """
+
+    uses_calibration: bool = True
+    damping: float = DAMPING
+    act_order: bool = False
+
+    def quantize(self, weight: np.ndarray, fmt, calibration: Calibration) -> Quantized:
+        """See `Quantizer`. Inputs that never occur (zero diagonal) are rounded to nearest."""
+        weight = check_weight(weight)
+        fmt = needs_blocks(fmt, "gptq")
+        hessian = np.array(calibration.hessian, dtype=np.float64)
+        dead = np.diag(hessian) <= 0
+        hessian[dead, dead] = 1.0
+        order = np.argsort(-np.diag(hessian), kind="stable") if self.act_order else None
+        if order is not None:
+            hessian = hessian[np.ix_(order, order)]
+        upper, used = inverse_factor(hessian, self.damping)
+        grid = _Grid(fmt, weight, static=self.act_order)
+        work = weight.T.copy() if order is None else weight.T[order].copy()
+        channel = order if order is not None else np.arange(len(work))
+        upper32 = upper.astype(np.float32)
+        done = propagate(work, upper32, lambda j, c: grid.round(int(channel[j]), c, work, j))
+        values = np.empty_like(weight)
+        values[:, channel] = done.T
+        blocks = encode_with(fmt, values, grid.scales, grid.zeros, grid.tensor)
+        return Quantized(
+            values=blocks.decode(), storage_bytes=blocks.storage_bytes, blocks=blocks,
+            facts={"damping": used, "act_order": self.act_order},
+            notes=damping_note(used, self.damping) + no_data_note(calibration, "gptq"),
+        )  # fmt: skip
+
+
+class _Grid:
+    """Scales of every block, set when the loop reaches the block (or all beforehand)."""
+
+    def __init__(self, fmt, weight: np.ndarray, static: bool):
+        self.fmt, self.static = fmt, static
+        self.block = fmt.block or weight.shape[1]
+        self.tensor = fmt.tensor_scale_of(weight)
+        blocks = fmt.blocked(weight)
+        scales, zeros = scales_and_zeros(fmt, blocks, self.tensor)
+        self.scales, self.zeros = scales, zeros
+
+    def round(self, channel: int, column, work: np.ndarray, position: int) -> np.ndarray:
+        """Quantized values of one column; `work` holds the updated weights, in processing order."""
+        b, offset = divmod(channel, self.block)
+        if offset == 0 and not self.static:
+            part = work[position : position + self.block].T[:, None, :]
+            scales, zeros = scales_and_zeros(self.fmt, part, self.tensor)
+            self.scales[:, b] = scales[:, 0]
+            if zeros is not None:
+                self.zeros[:, b] = zeros[:, 0]
+        scale = self.scales[:, b] * np.float32(self.tensor)
+        safe = np.where(scale > 0, scale, np.float32(1))
+        zero = self.zeros[:, b].astype(np.float32) if self.zeros is not None else np.float32(0)
+        return (element_round(self.fmt, column / safe + zero) - zero) * scale
+
+
+QUANTIZER = Gptq

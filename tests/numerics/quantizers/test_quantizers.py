@@ -1,0 +1,304 @@
+"""Quantizers: identities, bounds and orderings that theory promises."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isoflop.errors import InvalidInput, UnknownName
+from isoflop.numerics import ksort, qat, quantizers, round_to
+from isoflop.numerics.quantizers import Calibration, load_weight_format
+from isoflop.numerics.quantizers._base import damped_cholesky, weighted_error
+from isoflop.numerics.quantizers.babai import bound, nearest_plane
+from isoflop.numerics.quantizers.bit_planes import multiply, plane_weights, planes
+from isoflop.numerics.quantizers.gptq import inverse_factor, propagate
+from isoflop.numerics.quantizers.seedlm import SeedLM, bases, lfsr_states
+from isoflop.numerics.quantizers.whitepaper_int8 import fold_batch_norm
+
+
+def layer(rng, rows=48, width=128, samples=512):
+    mix = rng.standard_normal((width, width)) * np.exp(rng.standard_normal(width)) * 0.1
+    inputs = rng.standard_normal((samples, width)) @ mix
+    weight = (rng.standard_normal((rows, width)) * 0.02).astype(np.float32)
+    return weight, Calibration.of(inputs)
+
+
+def relative(result, weight, calibration):
+    error = weighted_error((result.values - weight).astype(float), calibration.hessian)
+    return error / weighted_error(weight.astype(float), calibration.hessian)
+
+
+def test_gptq_is_babai_and_the_bound_holds():
+    """1,000 random layers: the same integers, and no row above its bound."""
+    rng = np.random.default_rng(0)
+    for trial in range(1000):
+        n, rows = int(rng.integers(2, 24)), int(rng.integers(1, 6))
+        x = rng.standard_normal((2 * n, n)) * np.exp(rng.standard_normal(n))
+        hessian = x.T @ x
+        weight = rng.standard_normal((rows, n)) * 4
+        scale = np.exp(rng.uniform(-1, 1, (rows, n)))
+        order = np.arange(n)[::-1]
+        upper, _ = inverse_factor(hessian[np.ix_(order, order)], 0.0)
+        steps = scale[:, order]
+
+        def nearest(j, column, steps=steps):
+            return np.rint(column / steps[:, j]) * steps[:, j]
+
+        by_gptq = propagate(weight[:, order].T.copy(), upper, nearest).T[:, order] / scale
+        by_babai, diagonal = nearest_plane(weight, hessian, scale, -np.inf, np.inf)
+        assert np.array_equal(np.rint(by_gptq), by_babai), trial
+        error = by_babai * scale - weight
+        loss = np.einsum("ij,ij->i", error @ hessian, error)
+        assert np.all(loss <= bound(scale, diagonal, rows) * (1 + 1e-9)), trial
+
+
+def test_babai_is_optimal_for_orthogonal_inputs_and_near_it_otherwise():
+    rng = np.random.default_rng(1)
+    weight = rng.uniform(-2, 2, (1, 4))
+    x = rng.standard_normal((8, 4))
+    hessian = x.T @ x
+    found, _ = nearest_plane(weight, hessian, np.ones(4), -np.inf, np.inf)
+    grid = np.array(list(itertools.product(range(-4, 5), repeat=4)))
+    losses = np.einsum("ij,ij->i", (grid - weight) @ hessian, grid - weight)
+    e = found - weight
+    assert losses.min() <= (e @ hessian @ e.T).item() + 1e-12
+    diagonal, _ = nearest_plane(weight, np.diag([1.0, 2, 3, 4]), np.ones(4), -np.inf, np.inf)
+    assert np.array_equal(diagonal, np.rint(weight))
+
+
+@pytest.mark.parametrize("name", ["int4-g128", "int4-g64-asym", "nvfp4", "mxfp4", "nf4"])
+def test_calibrated_methods_beat_rounding_to_nearest(name):
+    fmt = load_weight_format(name)
+    weight, calibration = layer(np.random.default_rng(3))
+    base = relative(quantizers.load("rtn").quantize(weight, fmt, calibration), weight, calibration)
+    for method in ("gptq", "gptq-act-order", "awq", "clip", "learned-rounding"):
+        result = quantizers.load(method).quantize(weight, fmt, calibration)
+        factor = 0.85 if method.startswith("gptq") else 1.0 + 1e-9
+        assert relative(result, weight, calibration) < base * factor, method
+        if result.blocks is not None:
+            assert np.array_equal(result.blocks.decode(), result.values)
+
+
+def test_gptq_without_data_is_rounding_to_nearest_and_says_so():
+    weight, _ = layer(np.random.default_rng(4))
+    fmt = load_weight_format("int4-g32")
+    blind = Calibration.identity(weight.shape[1])
+    result = quantizers.load("gptq").quantize(weight, fmt, blind)
+    plain = quantizers.load("rtn").quantize(weight, fmt, blind)
+    assert np.array_equal(result.values, plain.values)
+    assert any("No calibration data" in note for note in result.notes)
+
+
+def test_babai_reports_its_bound():
+    weight, calibration = layer(np.random.default_rng(5))
+    fmt = load_weight_format("int8-channel")
+    facts = quantizers.load("babai").quantize(weight, fmt, calibration).facts
+    assert 0.2 < facts["error"] / facts["bound"] < 0.5  # a third is expected
+    with pytest.raises(InvalidInput, match="symmetric integer grid"):
+        quantizers.load("babai").quantize(weight, load_weight_format("nvfp4"), calibration)
+
+
+def test_indefinite_hessians_are_damped_and_said_so():
+    h = np.diag([1.0, 1.0, -0.05])
+    _, used = damped_cholesky(h, 0.01)
+    assert used > 0.05
+    weight, _ = layer(np.random.default_rng(6), width=32)
+    rank_one = np.ones((32, 32)) - 0.02 * np.eye(32)
+    calibration = Calibration(hessian=rank_one, amax=np.ones(32), rows=5)
+    result = quantizers.load("gptq").quantize(weight, load_weight_format("int4-g32"), calibration)
+    assert any("not positive definite at damping 0.01" in note for note in result.notes)
+    with pytest.raises(InvalidInput, match="even when damped"):
+        damped_cholesky(np.array([[0.0, 1e30], [1e30, 0.0]]), 0.01)
+    with pytest.raises(InvalidInput, match="NaN or infinite"):
+        damped_cholesky(np.full((2, 2), np.nan))
+
+
+def test_dead_inputs_do_not_break_gptq():
+    weight, calibration = layer(np.random.default_rng(7), width=64)
+    calibration.hessian[5, :] = calibration.hessian[:, 5] = 0
+    result = quantizers.load("gptq").quantize(weight, load_weight_format("int4-g32"), calibration)
+    assert np.isfinite(result.values).all()
+
+
+def test_bad_weights_say_where():
+    weight, calibration = layer(np.random.default_rng(8))
+    weight[3, 7] = np.inf
+    for method in quantizers.names():
+        with pytest.raises(InvalidInput, match=r"\(3, 7\) is inf"):
+            quantizers.load(method).quantize(weight, load_weight_format("int4-g32"), calibration)
+    with pytest.raises(InvalidInput, match="do not divide"):
+        quantizers.load("gptq").quantize(
+            np.ones((4, 100), np.float32), load_weight_format("int4-g64"), Calibration.identity(100)
+        )
+    with pytest.raises(UnknownName, match="quantizer"):
+        quantizers.load("gtpq")
+
+
+def test_every_quantizer_keeps_zero_rows_and_counts_bytes():
+    weight, calibration = layer(np.random.default_rng(9), rows=8)
+    weight[2] = 0
+    fmt = load_weight_format("int4-g32")
+    for method in quantizers.names():
+        result = quantizers.load(method).quantize(weight, fmt, calibration)
+        assert not result.values[2].any(), method
+        assert result.values.shape == weight.shape
+        assert 0 < result.storage_bytes <= weight.nbytes
+
+
+def test_calibration_streams_in_float64():
+    x = np.random.default_rng(0).standard_normal((1000, 6)).astype(np.float32)
+    whole, parts = Calibration.of(x), Calibration.of(x, chunk=7)
+    assert np.allclose(whole.hessian, parts.hessian, rtol=1e-14, atol=0)
+    assert np.allclose(whole.hessian, (x.astype(float).T @ x.astype(float)) / 1000)
+
+
+# --- SeedLM -----------------------------------------------------------------------------------
+
+
+def test_registers_have_full_period_and_the_published_states(vectors):
+    for name, entry in vectors("lfsr.json").items():
+        bits, taps = name.split("_")[0][1:], name.split("taps")[1]
+        if taps == "16_14_13_11":
+            continue
+        states = lfsr_states(np.array([1]), int(bits), entry["period"] + 1)[0]
+        assert states[:64].tolist() == entry["first64_from_seed1"]
+        assert states[-1] == 1
+        assert len(set(states[:-1].tolist())) == entry["period"] == (1 << int(bits)) - 1
+
+
+def test_seed_search_equals_brute_force():
+    rng = np.random.default_rng(1)
+    weight = (rng.standard_normal((3, 8)) * 0.05).astype(np.float32)
+    method = SeedLM(block=4, rank=2, seed_bits=8)
+    got = method.quantize(weight, None, Calibration.identity(8)).values.reshape(-1, 4)
+    high = int(np.ceil(np.log2(np.abs(weight).max())))
+    u = bases(np.arange(1, 256), 8, 4, 2)
+    for w, found in zip(weight.reshape(-1, 4).astype(float), got):
+        t = np.stack([np.linalg.lstsq(m, w, rcond=None)[0] for m in u])
+        e = np.ceil(np.log2(np.abs(t).max(1) / 7.5)).clip(high - 15, high)
+        q = np.clip(np.rint(t / 2 ** e[:, None]), -8, 7)
+        errors = ((np.einsum("scp,sp->sc", u, q * 2 ** e[:, None]) - w) ** 2).sum(1)
+        assert ((found - w) ** 2).sum() == pytest.approx(errors.min(), rel=1e-4)
+
+
+def test_seedlm_bits_to_the_byte():
+    weight = np.random.default_rng(2).standard_normal((4, 48)).astype(np.float32)
+    result = SeedLM(block=8, rank=3, seed_bits=8).quantize(weight, None, Calibration.identity(48))
+    assert result.storage_bytes == 24 * (8 + 4 + 12) // 8 + 1
+    assert SeedLM().bits_per_weight == 4.0
+    assert SeedLM(block=12, rank=4).bits_per_weight == 3.0
+    with pytest.raises(InvalidInput, match="SeedLM blocks of 8"):
+        SeedLM().quantize(np.ones((2, 12), np.float32), None, Calibration.identity(12))
+
+
+# --- the rest ---------------------------------------------------------------------------------
+
+
+def test_power_exponent_finds_the_power_the_weights_have():
+    # |w|^0.5 uniform: codes uniform in |w|^0.5 are then the best power.
+    rng = np.random.default_rng(3)
+    weight = (rng.uniform(-1, 1, (4, 4096)) * 1.0).astype(np.float32)
+    weight = np.sign(weight) * weight**2
+    fmt = load_weight_format("int4")
+    result = quantizers.load("powerquant").quantize(weight, fmt, Calibration.identity(4096))
+    linear = quantizers.load("powerquant").quantize(
+        np.sign(weight) * np.sqrt(np.abs(weight)), fmt, Calibration.identity(4096)
+    )
+    assert result.facts["exponent"] < linear.facts["exponent"]
+    assert 0.9 < linear.facts["exponent"] < 1.1
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_bit_planes_multiply_exactly(seed):
+    rng = np.random.default_rng(seed)
+    w = rng.integers(-8, 8, (5, 12))
+    x = rng.integers(-128, 128, (3, 12))
+    stack = planes((w & 15).astype(np.uint8), 4)
+    assert np.array_equal(np.tensordot(plane_weights(4), stack.astype(int), 1), w)
+    assert np.array_equal(multiply(x, stack), x @ w.T)
+
+
+def test_dropping_planes_loses_gradually():
+    weight, calibration = layer(np.random.default_rng(4))
+    fmt = load_weight_format("int8-channel")
+    errors, sizes = [], []
+    for keep in (8, 6, 4, 2):
+        result = quantizers.load("bit-planes", keep=keep).quantize(weight, fmt, calibration)
+        errors.append(relative(result, weight, calibration))
+        sizes.append(result.storage_bytes)
+    assert errors == sorted(errors)
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize("rotary", [True, False])
+def test_ksort_leaves_attention_unchanged_and_helps_blocks(rotary):
+    rng = np.random.default_rng(5)
+    heads, d, hidden = 2, 128, 32
+    wk = rng.standard_normal((heads * d, hidden)) * np.exp(rng.standard_normal((heads * d, 1)))
+    wq = rng.standard_normal((heads * d, hidden))
+    x = rng.standard_normal((10, hidden))
+    order = ksort.permutation(wk, d, rotary)
+    assert sorted(order.tolist()) == list(range(heads * d))
+
+    def rotate(v, of):
+        half = d // 2
+        angle = np.arange(10)[:, None] * 10000.0 ** (-(of[:half] % half) / half)
+        a, b = v[:, :half], v[:, half:]
+        c, s = np.cos(angle), np.sin(angle)
+        return np.concatenate([a * c - b * s, b * c + a * s], 1)
+
+    for h in range(heads):
+        plain, moved = np.arange(d) + h * d, order[h * d : (h + 1) * d]
+        scores = []
+        for rows in (plain, moved):
+            q, k = x @ wq[rows].T, x @ wk[rows].T
+            if rotary:
+                q, k = rotate(q, rows - h * d), rotate(k, rows - h * d)
+            scores.append(q @ k.T)
+        assert np.allclose(*scores)
+    k = (x @ wk.T).astype(np.float32)
+    plain = ((round_to(k, "bfp12-n32") - k) ** 2).sum()
+    kept = k[:, order]
+    assert ((round_to(kept, "bfp12-n32") - kept) ** 2).sum() < plain
+    with pytest.raises(InvalidInput, match="heads of 60"):
+        ksort.permutation(wk, 60)
+
+
+def test_batch_norm_folds():
+    rng = np.random.default_rng(6)
+    w, b = rng.standard_normal((5, 7)), rng.standard_normal(5)
+    gamma, beta, mean = rng.standard_normal((3, 5))
+    variance = rng.uniform(0.1, 2, 5)
+    x = rng.standard_normal((11, 7))
+    y = (x @ w.T + b - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+    w2, b2 = fold_batch_norm(w, b, gamma, beta, mean, variance)
+    assert np.allclose(x @ w2.T + b2, y)
+
+
+def test_lsq_step_gradient_is_the_published_one():
+    v = np.array([0.3, -5.0, 9.0, 1.6])
+    upstream = np.array([1.0, 1.0, 1.0, 2.0])
+    to_v, to_s = qat.lsq_backward(v, 1.0, -4, 3, upstream)
+    assert to_v.tolist() == [1, 0, 0, 2]
+    assert to_s == pytest.approx((-0.3 - 4 + 3 + 2 * 0.4) / np.sqrt(4 * 3))
+    assert qat.lsq_forward(v, 1.0, -4, 3).tolist() == [0, -4, 3, 2]
+    # Descending it lowers the error of a badly started step.
+    w = np.random.default_rng(0).standard_normal(4096)
+    step = 3 * qat.lsq_initial_step(w, 7)
+    first = ((qat.lsq_forward(w, step, -8, 7) - w) ** 2).mean()
+    for _ in range(200):
+        error = 2 * (qat.lsq_forward(w, step, -8, 7) - w) / w.size
+        step -= 2.0 * qat.lsq_backward(w, step, -8, 7, error)[1]
+    assert ((qat.lsq_forward(w, step, -8, 7) - w) ** 2).mean() < first
+
+
+def test_straight_through_rounding_in_torch():
+    torch = pytest.importorskip("torch")
+    x = torch.linspace(-2, 2, 9, requires_grad=True)
+    y = qat.torch_round(x, "e2m1")
+    y.sum().backward()
+    assert torch.equal(x.grad, torch.ones(9))
+    assert np.array_equal(y.detach().numpy(), round_to(x.detach().numpy(), "e2m1"))
