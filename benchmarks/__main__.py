@@ -49,7 +49,7 @@ def left_out_families() -> None:
     from isoflop.hardware import load_accelerator
 
     p = load_kernels("hopper")[0].gemm["bf16"]
-    own = {"a100-sxm-80gb": load_kernels("ampere")[0], "l40s": load_kernels("ada")[0]}
+    own = {"a100-80gb-sxm": load_kernels("ampere")[0], "l40s": load_kernels("ada")[0]}
     rng = np.random.default_rng(0)
     m, n, k = (2.0 ** rng.uniform(3, 13, 4000) for _ in range(3))
     print("families of one device: GEMM under Hopper's parameters against their own fit (median)")

@@ -36,7 +36,7 @@ OUT = Path(__file__).resolve().parents[1] / "src/isoflop/data/calibrations"
 TABLES = "operators/aiconfigurator"
 FAMILIES = {
     "hopper": {"h100-sxm": ("h100_sxm", "0.24.0"), "h200": ("h200_sxm", "0.24.0")},
-    "ampere": {"a100-sxm-80gb": ("a100_sxm", "0.14.0")},
+    "ampere": {"a100-80gb-sxm": ("a100_sxm", "0.14.0")},
     "ada": {"l40s": ("l40s", "0.24.0")},
 }
 SAMPLE = 1600
