@@ -102,6 +102,22 @@ class KernelTimer:
         }[op.kind]  # fmt: skip
         return np.broadcast_to(method(op, batch), batch.shape)
 
+    def fixed_s(self, op: Operator) -> float:
+        """Seconds of one launch of `op` that its benchmark spends without work to show for it.
+
+        Benchmarks launch kernels one by one; an engine that replays a captured graph saves part.
+        """
+        cal = self.calibration
+        if op.kind == "moe" and op.weight_format is not None:
+            p = self._parameters(cal.moe, op.weight_format, self._rate(op.weight_format)[1])
+            return p.fixed * (1.0 - p.small)
+        if op.kind == "gemm" and op.weight_format is not None:
+            p = self._parameters(cal.gemm, op.weight_format, self._rate(op.weight_format)[1])
+            return p.fixed
+        if op.kind in ("decode", "mla_decode"):
+            return (cal.mla_decode if op.kind == "mla_decode" else cal.decode).fixed
+        return 0.0
+
     def _rate(self, fmt: NumberFormat) -> tuple[float, str]:
         rate, name = self.device.matrix_rate(fmt)
         return rate, name
