@@ -140,7 +140,10 @@ class KernelTimer:
         fmt = op.weight_format
         assert fmt is not None
         rate, name = self._rate(fmt)
-        p: GemmParameters = self._parameters(self.calibration.gemm, fmt, name)
+        classes = self.calibration.gemm
+        if not fmt.scales:
+            classes = {k: v for k, v in classes.items() if k != "fp8-block"}
+        p: GemmParameters = self._parameters(classes, fmt, name)
         # Steps that differ in context alone share their products: each row count is priced once.
         rows, back = np.unique(linear(shape.rows, batch), return_inverse=True)
         matched = name in ("fp8", "fp4", "fp6", "int8")
