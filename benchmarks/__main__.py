@@ -41,26 +41,6 @@ def kernels() -> None:
                   f"{q.mean_error:6.1%}  90% interval holds {q.coverage:4.0%}  {goal}")  # fmt: skip
 
 
-def left_out_families() -> None:
-    """Families of one device, predicted with another family's parameters."""
-    from isoflop.cost.kernels import DeviceShape
-    from isoflop.cost.kernels.calibration import load_kernels
-    from isoflop.cost.kernels.gemm import gemm_time_s
-    from isoflop.hardware import load_accelerator
-
-    p = load_kernels("hopper")[0].gemm["bf16"]
-    own = {"a100-80gb-sxm": load_kernels("ampere")[0], "l40s": load_kernels("ada")[0]}
-    rng = np.random.default_rng(0)
-    m, n, k = (2.0 ** rng.uniform(3, 13, 4000) for _ in range(3))
-    print("families of one device: GEMM under Hopper's parameters against their own fit (median)")
-    for name, calibration in own.items():
-        device = load_accelerator(name)
-        shape, rate = DeviceShape.of(device), device.rates.dense_flop_per_s["bf16"]
-        there = gemm_time_s(p, shape, m, n, k, rate_flop_per_s=rate)
-        here = gemm_time_s(calibration.gemm["bf16"], shape, m, n, k, rate_flop_per_s=rate)
-        print(f"  {name:14s} {np.median(np.abs(there / here - 1)):6.1%}")
-
-
 def end_to_end(data: Path) -> None:
     """TPOT errors on rows never used for fitting, and the time to price all of them."""
     from isoflop.evidence.predict import predict_cases
@@ -127,7 +107,6 @@ def main() -> None:
     arguments = parser.parse_args()
     data = arguments.data.parent if arguments.data.name == "data" else arguments.data
     kernels()
-    left_out_families()
     end_to_end(data)
     speed()
     command_line()

@@ -85,7 +85,7 @@ def main() -> None:
         data = groups(cases, name, "fit", "tpot_s")
         x = fit(
             lambda x, d=data, n=name: errors(d, engine(n, x)),
-            [0.8, 3.0, 1.0, 1.0, 0.9, 0.3],
+            [0.8, 5.0, 1.0, 1.0, 0.9, 0.4],
             [0.0, 0.0, 0.6, 0.5, 0.4, 0.0],
             [6.0, 60.0, 1.8, 1.6, 1.6, 1.0],
             0.1,
