@@ -8,7 +8,15 @@ import pytest
 
 from isoflop.errors import InvalidInput
 from isoflop.numerics import encode, round_to
-from isoflop.numerics.arithmetic import bessel, fma, givens, lmul, reproducible, strassen
+from isoflop.numerics.arithmetic import (
+    bessel,
+    fma,
+    givens,
+    lmul,
+    lut_gemm,
+    reproducible,
+    strassen,
+)
 
 
 def test_lmul_equation_has_the_recorded_errors(vectors):
@@ -166,3 +174,28 @@ def test_layercast_computes_in_float32():
     assert np.abs(narrow - expected).max() > 20 * np.abs(cast - expected).max()
     with pytest.raises(InvalidInput, match="uint16"):
         reproducible.layercast(a, w)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_table_products_equal_the_sum_of_lookups(plain, monkeypatch):
+    rng = np.random.default_rng(6)
+    if plain:
+        monkeypatch.setattr(lut_gemm, "_products", lut_gemm._plain)
+    for k in (1, 63, 64, 200):
+        a, w = rng.integers(0, 4, (5, k)), rng.integers(0, 4, (7, k))
+        pa, pw = lut_gemm.pack(a), lut_gemm.pack(w)
+        table = rng.integers(-50, 50, (4, 4))
+        expected = table[a[:, None, :], w[None, :, :]].sum(-1)
+        assert np.array_equal(lut_gemm.matmul(pa, pw, table), expected)
+        u, v = np.array([-2, -1, 0, 1]), np.array([-3, -1, 1, 3])
+        assert np.array_equal(lut_gemm.codebook_matmul(pa, pw, u, v), u[a] @ v[w].T)
+
+
+def test_table_products_refuse_wrong_codes():
+    with pytest.raises(InvalidInput, match="0 to 3"):
+        lut_gemm.pack(np.array([[4]]))
+    one = lut_gemm.pack(np.array([[1]]))
+    with pytest.raises(InvalidInput, match="4 x 4"):
+        lut_gemm.matmul(one, one, np.eye(3, dtype=int))
+    with pytest.raises(InvalidInput, match="cannot be multiplied"):
+        lut_gemm.matmul(one, lut_gemm.pack(np.array([[1, 2]])), np.eye(4, dtype=int))
