@@ -205,10 +205,10 @@ _MODES = {
 
 @cache
 def kernels():
-    """The compiled bodies, or None without numba."""
+    """The compiled bodies; None without numba, or where it finds no folder for its cache."""
     try:
         from . import _kernels
-    except ImportError:
+    except (ImportError, RuntimeError):
         return None
     return _kernels
 

@@ -85,7 +85,7 @@ def matmul(a: Planes, w: Planes, table: np.ndarray) -> np.ndarray:
 def _products(a: Planes, w: Planes, c: np.ndarray, out: np.ndarray) -> None:
     try:
         from . import _popcount
-    except ImportError:
+    except (ImportError, RuntimeError):
         _plain(a, w, c, out)
         return
     simple = not c[2].any() and not c[:, 2].any()
