@@ -172,10 +172,9 @@ def _print(reports, json: bool, all_layers: bool, output: Path | None) -> None:
         return
     layers.sort(key=lambda r: -r["relative_output_rmse"])
     shown = layers if all_layers else layers[:WORST_LAYERS]
-    head = ["layer", "output RMSE", "RMSE", "SQNR dB", "max error", "cosine", "bits/weight",
-            "outliers", "peak/rms"]  # fmt: skip
+    head = ["layer", "output", "weight", "SQNR dB", "max", "cosine", "bits", "outliers", "peak"]
     cells = [
-        [r["name"].removesuffix(".weight"), f"{r['relative_output_rmse']:.4f}",
+        [r["name"].removesuffix(".weight").removeprefix("model."), f"{r['relative_output_rmse']:.4f}",
          f"{r['relative_rmse']:.4f}", f"{r['sqnr_db']:.2f}", f"{r['max_error']:.2g}",
          f"{r['cosine']:.4f}", f"{r['bits_per_weight']:.3f}", str(r["outliers"]),
          f"{r['peak_over_rms']:.1f}"]
@@ -183,7 +182,11 @@ def _print(reports, json: bool, all_layers: bool, output: Path | None) -> None:
     ]  # fmt: skip
     report = reports[0]
     out = console()
-    out.print(table(f"{report.format} by {report.method}: layers by output error", head, cells))
+    out.print(
+        table(
+            f"{report.format} by {report.method}: relative RMSE of output and weight", head, cells
+        )
+    )
     if len(shown) < len(layers):
         out.print(f"({len(layers) - len(shown)} more layers; --all-layers prints them)")
     kept = sum(r.kept_bytes for r in reports)
