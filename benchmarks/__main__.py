@@ -49,7 +49,7 @@ def left_out_families() -> None:
     from isoflop.hardware import load_accelerator
 
     p = load_kernels("hopper")[0].gemm["bf16"]
-    own = {"a100-sxm-80gb": load_kernels("ampere")[0], "l40s": load_kernels("ada")[0]}
+    own = {"a100-80gb-sxm": load_kernels("ampere")[0], "l40s": load_kernels("ada")[0]}
     rng = np.random.default_rng(0)
     m, n, k = (2.0 ** rng.uniform(3, 13, 4000) for _ in range(3))
     print("families of one device: GEMM under Hopper's parameters against their own fit (median)")
@@ -82,9 +82,11 @@ def end_to_end(data: Path) -> None:
         measured = np.array([p.case.measured for p in kept])
         inside = np.mean([p.low <= p.case.measured <= p.high for p in kept])
         constant = np.abs(np.median(measured) / measured - 1)
-        print(f"end to end TPOT, {name}, {len(kept)} rows never fitted: median "
-              f"{np.median(error):.1%}, mean {error.mean():.1%}, 90% interval holds {inside:.0%}; "
-              f"one constant {constant.mean():.0%}; all {len(items)} rows in {seconds:.1f} CPU s")  # fmt: skip
+        print(
+            f"end to end TPOT, {name}, {len(kept)} rows never fitted: median "
+            f"{np.median(error):.1%}, mean {error.mean():.1%}, 90% interval holds {inside:.0%}; "
+            f"one constant {constant.mean():.0%}; all {len(items)} rows in {seconds:.1f} CPU s"
+        )
 
 
 def speed() -> None:

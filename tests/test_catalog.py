@@ -1,214 +1,170 @@
-"""Catalogs: structuring, sources, overlays and every error a file can cause."""
-
-import os
-import re
+"""Reading catalog files: every problem reported at once, user folders laid over the built-in."""
 
 import pytest
-from attrs import field, frozen
+from attrs import frozen
 
 from isoflop import catalog
 from isoflop.errors import CatalogError, UnknownName
-from isoflop.formats import load_format
-from isoflop.hardware import ACCELERATORS, Accelerator, load_accelerator
-from isoflop.provenance import Source
+from isoflop.hardware import Accelerator, load_accelerator
+
+H100 = (catalog.BUILTIN / "accelerators" / "h100-sxm.toml").read_text(encoding="utf-8")
 
 
-@frozen(kw_only=True)
-class Part:
-    speed_bytes_per_s: float
-    count: int = 1
-    source: str
-    note: str = ""
-
-
-@frozen(kw_only=True)
-class Thing:
-    id: str
-    name: str
-    part: Part
-    rates_flop_per_s: dict[str, float] = field(factory=dict)
-    sources: dict[str, Source] = field(factory=dict)
-
-
-GOOD = """
-name = "Thing"
-[part]
-speed = "2 GB/s"
-source = "sheet"
-[sources.sheet]
-title = "A data sheet"
-locator = "Table 1"
-date = "2024"
-"""
-
-
-@pytest.fixture
-def read(tmp_path):
-    def read(text):
-        path = tmp_path / "thing.toml"
-        path.write_text(text, encoding="utf-8")
-        return catalog.load_file(path, Thing, id="thing")
-
-    return read
-
-
-def problems(read, text):
+def problems_of(tmp_path, text, name="mine"):
+    path = tmp_path / f"{name}.toml"
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(CatalogError) as caught:
-        read(text)
+        catalog.load_file(path, Accelerator, id=name)
+    assert str(path) in str(caught.value)
     return caught.value.problems
 
 
-def test_good_file(read):
-    thing = read(GOOD)
-    assert (thing.id, thing.part.speed_bytes_per_s, thing.part.count) == ("thing", 2e9, 1)
-
-
-def test_unknown_key(read):
-    (problem,) = problems(read, GOOD.replace("speed", 'colour = "red"\nspeed'))
-    assert "unknown key 'colour'" in problem
-    assert "speed" in problem
-
-
-def test_missing_key(read):
-    (problem,) = problems(read, GOOD.replace('name = "Thing"', ""))
-    assert problem == "lacks 'name'"
-
-
-def test_missing_key_of_a_table_names_the_table(read):
-    (problem,) = problems(read, GOOD.replace('speed = "2 GB/s"', ""))
-    assert problem == "[part] lacks 'speed'"
-
-
-def test_undefined_source(read):
-    (problem,) = problems(read, GOOD.replace('source = "sheet"', 'source = "rumour"'))
-    assert "[part]" in problem
-    assert "'rumour'" in problem
-
-
-def test_estimate_needs_a_note(read):
-    text = GOOD.replace('source = "sheet"', 'source = "estimate"')
-    (problem,) = problems(read, text)
-    assert "needs a 'note'" in problem
-    noted = text.replace('"estimate"', '"estimate"\nnote = "half of its sibling"')
-    assert read(noted).part.note == "half of its sibling"
-
-
-def test_wrong_dimension(read):
-    (problem,) = problems(read, GOOD.replace("2 GB/s", "2 GB"))
-    assert "part.speed" in problem
-    assert "bytes_per_s" in problem
-
-
-@pytest.mark.parametrize("value", ["nan", "inf", '"-2 GB/s"', "true", '"fast"'])
-def test_bad_quantities(read, value):
-    assert "part.speed" in problems(read, GOOD.replace('"2 GB/s"', value))[0]
-
-
-def test_wrong_type(read):
-    (problem,) = problems(read, GOOD.replace("source", 'count = "three"\nsource', 1))
-    assert "part.count" in problem
-    assert "int" in problem
-
-
-def test_a_value_where_a_table_belongs(read):
-    (problem,) = problems(read, 'name = "Thing"\npart = 3\n')
-    assert problem == "[part] must be a table, not 3"
-
-
-def test_all_problems_at_once(read):
-    text = 'colour = "red"\n[part]\nspeed = "2 GB"\ncount = 1.5\n[rates]\nbf16 = "1 W"\n'
-    with pytest.raises(CatalogError) as caught:
-        read(text)
-    found = caught.value.problems
-    joined = "\n".join(found)
-    for part in ("'colour'", "'name'", "part.speed", "part.count", "'source'", "rates.bf16"):
-        assert part in joined
-    assert len(found) == 6
-    assert "has 6 problems:" in str(caught.value)
-    assert all(p in str(caught.value) for p in found)
-
-
-def test_not_toml(read):
-    assert "not valid TOML" in problems(read, "name = ")[0]
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(CatalogError, match="cannot be read"):
-        catalog.load_file(tmp_path / "none.toml", Thing, id="none")
-
-
-def test_literals_are_checked():
-    data = catalog.read_toml(catalog.paths(ACCELERATORS)["rtx-4090"])
-    with pytest.raises(CatalogError, match="family is 'voodoo'"):
-        catalog.structure({**data, "id": "x", "family": "voodoo"}, Accelerator)
-
-
-@pytest.mark.parametrize(
-    ("name", "same"),
-    [("H100_SXM", "h100-sxm"), (" a  b ", "a-b"), ("org/Name-1.5", "org-name-1.5"), ("--x", "x")],
-)
-def test_normal(name, same):
-    assert catalog.normal(name) == same
-    assert catalog.normal(same) == same
-
-
-def overlay(root, stem, *changes):
-    folder = root / ACCELERATORS
-    folder.mkdir(parents=True, exist_ok=True)
-    text = catalog.paths(ACCELERATORS)["rtx-4090"].read_text(encoding="utf-8")
-    text = re.sub(r"^aliases = \[[^]]*\]$", "aliases = []", text, flags=re.MULTILINE)
+def edited(*changes):
+    text = H100
     for old, new in changes:
         assert old in text
-        text = text.replace(old, new)
-    (folder / f"{stem}.toml").write_text(text, encoding="utf-8")
+        text = text.replace(old, new, 1)
+    return text
 
 
-def test_overlay_adds_and_wins(tmp_path, monkeypatch):
-    builtin = load_accelerator("rtx-4090")
-    overlay(tmp_path, "rtx-4090", ('"24 GiB"', '"48 GiB"'))
-    overlay(tmp_path, "my-card", ("GeForce RTX 4090", "My card"))
-    with pytest.raises(UnknownName):
-        load_accelerator("my-card")
-    monkeypatch.setenv(catalog.ENV_VARIABLE, str(tmp_path))
-    assert load_accelerator("rtx-4090").memory.capacity_bytes == 48 * 2**30
-    assert "My card" in load_accelerator("MY_CARD").name
-    assert load_accelerator("rtx-3090").id == "rtx-3090"
-    assert load_format("bf16").id == "bf16"
-    monkeypatch.delenv(catalog.ENV_VARIABLE)
-    assert load_accelerator("rtx-4090") == builtin
-
-
-def test_first_overlay_wins(tmp_path, monkeypatch):
-    overlay(tmp_path / "a", "my-card", ('"24 GiB"', '"1 GiB"'))
-    overlay(tmp_path / "b", "my-card", ('"24 GiB"', '"2 GiB"'))
-    both = os.pathsep.join([str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "none")])
-    monkeypatch.setenv(catalog.ENV_VARIABLE, both)
-    assert load_accelerator("my-card").memory.capacity_bytes == 2**30
-
-
-def test_an_edited_overlay_is_read_again(tmp_path, monkeypatch):
-    monkeypatch.setenv(catalog.ENV_VARIABLE, str(tmp_path))
-    overlay(tmp_path, "my-card")
-    assert load_accelerator("my-card").memory.capacity_bytes == 24 * 2**30
-    overlay(tmp_path, "my-card", ('"24 GiB"', '"32 GiB"'))
-    file = tmp_path / ACCELERATORS / "my-card.toml"
-    later = file.stat().st_mtime_ns + 10**9
-    os.utime(file, ns=(later, later))
-    assert load_accelerator("my-card").memory.capacity_bytes == 32 * 2**30
-
-
-def test_load_all_is_sorted():
-    ids = [d.id for d in catalog.load_all(ACCELERATORS, Accelerator)]
-    assert ids == sorted(ids)
-    assert len(ids) == len(catalog.paths(ACCELERATORS))
+def test_the_unedited_text_loads(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(H100, encoding="utf-8")
+    device = catalog.load_file(path, Accelerator, id="mine")
+    assert device.id == "mine"
+    assert device.memory == load_accelerator("h100-sxm").memory
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("rtx-409", "rtx-4090"), ("tpu-v7", "tpu-v4"), ("MI300", "mi300x")]
+    ("old", "new", "says"),
+    [
+        ("bandwidth =", "bandwith =", ["lacks 'bandwidth'", "unknown key 'bandwith'"]),
+        ('vendor = "NVIDIA"\n', "", ["lacks 'vendor'"]),
+        ('family = "hopper"', 'family = "copper"', ["family is 'copper'", "'hopper'"]),
+        ("units = 132", 'units = "132"', ["compute.units", "type int"]),
+        ("units = 132", "units = true", ["compute.units", "type int"]),
+        ('"81559 MiB"', '"81559 MiB/s"', ["memory.capacity", "bytes is needed"]),
+        ('"3.35 TB/s"', '"-3.35 TB/s"', ["memory.bandwidth", "must not be negative"]),
+        ('"3.35 TB/s"', '"0 TB/s"', ["[memory]", "above zero"]),
+        ('"3.35 TB/s"', "nan", ["memory.bandwidth", "not a finite number"]),
+        ('bf16 = "989.4 TFLOP/s"', 'bf16 = "fast"', ["rates.dense.bf16"]),
+        ('bf16 = "989.4 TFLOP/s"', "bf16 = 0.0", ["[rates]", "dense rate of bf16"]),
+        ("[compute]", "[compute]\nspeed = 1", ["[compute]", "unknown key 'speed'"]),
+        (
+            'source = "datasheet"',
+            'source = "brochure"',
+            ["[memory] names the source 'brochure', which [sources] does not define"],
+        ),
+    ],
 )
-def test_unknown_names_suggest(name, near):
+def test_one_mistake_is_named(tmp_path, old, new, says):
+    found = "\n".join(problems_of(tmp_path, edited((old, new))))
+    for text in says:
+        assert text in found
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path):
+    changes = [
+        ('vendor = "NVIDIA"\n', ""),
+        ("units = 132", "units = 1.5"),
+        ('"3.35 TB/s"', '"3.35 TB"'),
+        ("[power]", "[power]\nfuse = 3"),
+    ]
+    found = problems_of(tmp_path, edited(*changes))
+    assert len(found) == 4
+    for what in ("vendor", "compute.units", "memory.bandwidth", "fuse"):
+        assert any(what in problem for problem in found)
+
+
+def test_an_estimate_needs_a_note(tmp_path):
+    text = edited(("[overhead]", "[overhead]"))
+    head, _, tail = text.partition("[overhead]")
+    body, _, rest = tail.partition("\n\n")
+    body = "\n".join(line for line in body.splitlines() if not line.startswith("note"))
+    found = problems_of(tmp_path, f"{head}[overhead]{body}\n\n{rest}")
+    assert found == ("[overhead] is an estimate and needs a 'note' saying why",)
+
+
+def test_broken_toml_and_missing_files_are_catalog_errors(tmp_path):
+    assert "not valid TOML" in problems_of(tmp_path, "name = ")[0]
+    (tmp_path / "latin.toml").write_bytes(b'name = "\xff"')
+    with pytest.raises(CatalogError, match="not valid TOML"):
+        catalog.read_toml(tmp_path / "latin.toml")
+    with pytest.raises(CatalogError, match="cannot be read"):
+        catalog.read_toml(tmp_path / "absent.toml")
+    with pytest.raises(CatalogError, match="cannot be read"):
+        catalog.read_toml(tmp_path)
+
+
+def test_structure_reports_where(tmp_path):
+    @frozen(kw_only=True)
+    class Leaf:
+        size_bytes: float
+
+    @frozen(kw_only=True)
+    class Tree:
+        leaves: tuple[Leaf, ...]
+        tag: str | None = None
+
+    tree = catalog.structure({"leaves": [{"size": "1 KiB"}, {"size": 3}]}, Tree)
+    assert [leaf.size_bytes for leaf in tree.leaves] == [1024.0, 3.0]
+    with pytest.raises(CatalogError) as caught:
+        catalog.structure({"leaves": [{"size": "1 KiB"}, {}], "tag": 4}, Tree, "the tree")
+    assert "the tree has 2 problems" in str(caught.value)
+    assert "leaves[1]" in str(caught.value)
+
+
+def test_user_folders_add_to_and_replace_the_built_in_catalog(tmp_path, monkeypatch):
+    folder = tmp_path / "accelerators"
+    folder.mkdir()
+    text = edited(("81559 MiB", "40 GiB")).replace('"h100",', '"my-card",')
+    (folder / "h100-sxm.toml").write_text(text, encoding="utf-8")
+    (folder / "zz-new.toml").write_text(text.replace("my-card", "newest"), encoding="utf-8")
+    built_in = load_accelerator("h100-sxm").memory.capacity_bytes
+    monkeypatch.setenv(catalog.ENV_VARIABLE, str(tmp_path))
+    assert load_accelerator("h100-sxm").memory.capacity_bytes == 40 * 2**30
+    assert load_accelerator("my-card").id == "h100-sxm"
+    assert load_accelerator("newest").id == "zz-new"
+    assert load_accelerator("a100").id == "a100-80gb-sxm"
+    monkeypatch.setenv(catalog.ENV_VARIABLE, str(tmp_path / "nowhere"))
+    assert load_accelerator("h100-sxm").memory.capacity_bytes == built_in
+
+
+def test_the_first_user_folder_wins(tmp_path, monkeypatch):
+    import os
+
+    for i, size in enumerate(["10 GiB", "20 GiB"]):
+        folder = tmp_path / str(i) / "accelerators"
+        folder.mkdir(parents=True)
+        (folder / "h100-sxm.toml").write_text(edited(("81559 MiB", size)), encoding="utf-8")
+    both = os.pathsep.join([str(tmp_path / "0"), str(tmp_path / "1")])
+    monkeypatch.setenv(catalog.ENV_VARIABLE, both)
+    assert load_accelerator("h100-sxm").memory.capacity_bytes == 10 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("h10", "h100"), ("H100-SMX", "h100-sxm"), ("rtx-4900", "rtx-4090"), ("mi300", None)],
+)
+def test_unknown_names_suggest_near_ones(given, expected):
+    if expected is None:  # an alias, so it resolves
+        assert load_accelerator(given).id == "mi300x"
+        return
     with pytest.raises(UnknownName) as caught:
-        load_accelerator(name)
-    assert caught.value.name == name
-    assert near in caught.value.suggestions
-    assert len(caught.value.suggestions) <= 4
+        load_accelerator(given)
+    assert expected in caught.value.suggestions
+    assert f"There is no accelerator called '{given}'." in str(caught.value)
+    assert "isoflop catalog list accelerators" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("H100_SXM", "h100-sxm"), (" NVIDIA  H100/80GB ", "nvidia-h100-80gb"), ("a__b", "a-b")],
+)
+def test_normal_names(name, expected):
+    assert catalog.normal(name) == expected
+
+
+def test_an_empty_name_is_an_unknown_name():
+    with pytest.raises(UnknownName, match="no accelerator called ''"):
+        load_accelerator("")

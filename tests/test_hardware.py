@@ -1,286 +1,360 @@
-"""Accelerator and cluster catalogs: one contract over every entry, and fleet strings."""
+"""The accelerator and cluster catalogs: one contract for every entry, and published figures."""
 
 import csv
+import json
+import math
 import os
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from isoflop import catalog
-from isoflop.errors import InvalidInput, UnitError, UnknownName
+from isoflop.errors import InvalidInput, UnknownName
 from isoflop.formats import load_format
 from isoflop.hardware import (
     ACCELERATORS,
     CLUSTERS,
-    Accelerator,
     Cluster,
-    Memory,
-    Rates,
     Tier,
     load_accelerator,
     load_cluster,
     load_fleet,
 )
 
-SHARED = Path(os.environ.get("ISOFLOP_SHARED", Path(__file__).parents[1] / ".." / "shared"))
-NAMES_NO_DEVICE = {"", "24GB-GPU+CPU", "GPU+CPU offload", "Ampere"}
-WIDER = [("fp4", "fp8"), ("fp6", "fp8"), ("fp8", "bf16"), ("bf16", "tf32"), ("tf32", "fp32"),
-         ("int4", "int8"), ("int8", "bf16"), ("fp16", "fp32")]  # fmt: skip
+DEVICE_IDS = list(catalog.paths(ACCELERATORS))
+CLUSTER_IDS = list(catalog.paths(CLUSTERS))
+RATE_NAMES = {"fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "int8", "int4"}
+
+# Device strings of the measured data that name no single device, and why.
+UNRESOLVABLE = {
+    "Ampere": "an architecture, not a device",
+    "24GB-GPU+CPU": "an unnamed GPU with CPU offload",
+    "GPU+CPU offload": "an unnamed GPU with CPU offload",
+}
 
 
-@pytest.fixture(params=list(catalog.paths(ACCELERATORS)))
-def device(request):
-    return load_accelerator(request.param)
+def shared_data() -> Path:
+    beside = Path(__file__).resolve().parents[1].parent / "shared"
+    root = Path(os.environ.get("ISOFLOP_SHARED", beside)) / "data"
+    if not root.is_dir():
+        pytest.skip("the measured data is not beside the project and ISOFLOP_SHARED is not set")
+    return root
 
 
-@pytest.fixture(params=list(catalog.paths(CLUSTERS)))
-def cluster(request):
-    return load_cluster(request.param)
+def raw(kind, name):
+    return tomllib.loads(catalog.paths(kind)[name].read_text(encoding="utf-8"))
 
 
-def test_there_are_entries():
-    assert len(catalog.paths(ACCELERATORS)) >= 50
-    assert len(catalog.paths(CLUSTERS)) >= 20
-
-
-class TestEveryAccelerator:
-    def test_loads_with_its_file_name_as_id(self, device):
-        assert isinstance(device, Accelerator)
-        assert load_accelerator(device.id) is device
-
-    def test_quantities_are_positive(self, device):
-        assert device.memory.capacity_bytes > 0
-        assert device.memory.cache_bytes >= 0
-        assert device.compute.units >= 1
-        assert device.compute.clock_hz > 1e8
-        assert device.compute.local_bytes > 0
-        assert device.rates.vector_flop_per_s > 0
-        assert device.rates.dense_flop_per_s
-        assert device.links.host_bytes_per_s > 0
-        assert device.links.scale_up_domain >= 1
-        assert 0 < device.overhead.launch_s < 1e-3
-        assert device.price is None or device.price.on_demand_usd_per_hour > 0
-
-    def test_narrower_operands_are_not_slower(self, device):
-        rates = device.rates.dense_flop_per_s
-        for narrow, wide in WIDER:
-            # Blackwell Ultra trades its int8 units for fp4 ones.
-            if device.id in ("b300", "gb300") and narrow == "int8":
-                continue
-            if narrow in rates and wide in rates:
-                assert rates[narrow] >= 0.999 * rates[wide], (narrow, wide)
-
-    def test_rate_names_are_known(self, device):
-        known = {"fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "int8", "int4"}
-        assert set(device.rates.dense_flop_per_s) <= known
-
-    def test_idles_below_its_limit(self, device):
-        assert 0 < device.power.idle_watts < device.power.board_watts
-
-    def test_16_bit_ridge_point_is_sane(self, device):
-        if device.kind == "systolic":
-            pytest.skip("has no floating-point units")
-        rate, _ = device.matrix_rate(load_format("bf16"))
-        ridge = rate / device.memory.bandwidth_bytes_per_s
-        low, high = (5, 500) if device.kind in ("cpu", "apple") else (25, 900)
-        assert low < ridge < high
-
-    def test_vector_rate_does_not_exceed_the_best_matrix_rate(self, device):
-        best = max(device.rates.dense_flop_per_s.values())
-        assert device.rates.vector_flop_per_s <= 1.001 * best
-
-    def test_links_have_a_name_and_peers(self, device):
-        if device.links.scale_up_bytes_per_s:
-            assert device.links.scale_up_name
-            assert device.links.scale_up_domain > 1
-        assert device.links.host_name
-
-    def test_array_has_two_sides(self, device):
-        assert len(device.compute.array) in (0, 2)
-
-    def test_systolic_kinds_name_their_array(self, device):
-        if device.kind in ("tpu", "systolic"):
-            assert device.compute.array
-
-
-@pytest.mark.parametrize("kind", [ACCELERATORS, CLUSTERS, "formats"])
-def test_names_are_unique(kind):
-    owner = {}
-    for stem, path in catalog.paths(kind).items():
-        names = {catalog.normal(n) for n in [stem, *catalog.read_toml(path).get("aliases", [])]}
-        for name in names:
-            assert owner.setdefault(name, stem) == stem, name
-
-
-@pytest.mark.parametrize(
-    ("name", "rate", "tflops"),
-    [
-        ("rtx-3090", "bf16", 71), ("rtx-4090", "bf16", 165.2), ("rtx-5090", "bf16", 209.5),
-        ("b200", "bf16", 2250), ("b200", "fp8", 4500), ("b200", "fp4", 9000),
-        ("gb200", "bf16", 2500), ("gb200", "fp8", 5000), ("gb200", "fp4", 10000),
-        ("h20", "bf16", 148), ("h20", "fp8", 296), ("h100-pcie", "bf16", 756),
-        ("h100-nvl", "bf16", 835), ("a100-pcie-80gb", "bf16", 312), ("v100", "fp16", 125),
-        ("mi300x", "bf16", 1307.4), ("tpu-v4", "bf16", 275), ("tpu-v5e", "bf16", 197),
-    ],
-)  # fmt: skip
-def test_published_dense_rates(name, rate, tflops):
-    assert load_accelerator(name).rates.dense_flop_per_s[rate] == pytest.approx(tflops * 1e12)
-
-
-@pytest.mark.parametrize("name", ["tpu-v3", "tpu-v4", "tpu-v5e", "tpu-v5p", "tpu-v6e", "edge-tpu"])
-def test_array_times_clock_gives_the_peak_rate(name):
-    device = load_accelerator(name)
-    rows, columns = device.compute.array
-    per_array = 2 * rows * columns * device.compute.clock_hz
+def rate16(device):
+    """The best 16-bit rate, or the widest a device without 16-bit units has."""
     rates = device.rates.dense_flop_per_s
-    arrays = rates.get("bf16", rates.get("int8")) / per_array
-    assert arrays == pytest.approx(round(arrays), rel=0.03)
+    return next(rates[n] for n in ("bf16", "fp16", "fp32", "int8") if n in rates)
 
 
-@pytest.mark.parametrize(("cut", "full"), [("h800", "h100-sxm"), ("a800", "a100-sxm-40gb")])
-def test_export_parts_differ_in_nvlink(cut, full):
-    a, b = load_accelerator(cut), load_accelerator(full)
-    assert a.links.scale_up_bytes_per_s == 200e9 < b.links.scale_up_bytes_per_s
-    assert a.rates.dense_flop_per_s["bf16"] == b.rates.dense_flop_per_s["bf16"]
+def test_the_catalogs_are_as_large_as_promised():
+    assert len(DEVICE_IDS) >= 50
+    assert len(CLUSTER_IDS) >= 20
+
+
+@pytest.mark.parametrize("name", DEVICE_IDS)
+def test_accelerator_contract(name):
+    device = load_accelerator(name)
+    assert device.id == name
+    assert catalog.normal(name) == name, "an id is written the way names are compared"
+    memory, compute, rates, links = device.memory, device.compute, device.rates, device.links
+    for value in (memory.capacity_bytes, memory.bandwidth_bytes_per_s, compute.units):
+        assert value > 0
+    for value in (compute.clock_hz, rates.vector_flop_per_s, links.host_bytes_per_s):
+        assert value > 0
+    assert set(rates.dense_flop_per_s) <= RATE_NAMES
+    assert rates.dense_flop_per_s
+    assert 2e8 < compute.clock_hz < 4e9
+    assert 0 <= memory.cache_bytes < memory.capacity_bytes
+    assert 0 <= compute.local_bytes <= 256 * 2**20
+    assert len(compute.array) in (0, 2)
+    assert 1e-7 <= device.overhead.launch_s <= 1e-3
+
+
+@pytest.mark.parametrize("name", DEVICE_IDS)
+def test_narrower_formats_are_not_slower(name):
+    rates = load_accelerator(name).rates.dense_flop_per_s
+    ladder = [rates[n] for n in ("bf16", "fp8", "fp4") if n in rates]
+    assert ladder == sorted(ladder)
+    ladder = [rates[n] for n in ("fp64", "fp32", "tf32", "bf16") if n in rates]
+    assert ladder == sorted(ladder)
+    assert rates.get("fp6", math.inf) >= rates.get("fp8", 0.0)
+    if "bf16" in rates and "fp8" in rates:
+        assert rates["fp8"] / rates["bf16"] <= 2.05, "more than twice bf16: a sparse figure?"
+
+
+@pytest.mark.parametrize("name", DEVICE_IDS)
+def test_ridge_point_is_plausible(name):
+    device = load_accelerator(name)
+    ridge = rate16(device) / device.memory.bandwidth_bytes_per_s
+    high = 10_000 if device.kind == "systolic" else 800
+    assert 15 <= ridge <= high, f"{ridge:.0f} FLOP/byte"
+
+
+@pytest.mark.parametrize("name", DEVICE_IDS)
+def test_the_rate_per_unit_and_cycle_is_a_power_of_two(name):
+    """Matrix units do a power of two operations a cycle: catches sparse rates and wrong clocks."""
+    device = load_accelerator(name)
+    per_cycle = rate16(device) / (device.compute.units * device.compute.clock_hz)
+    exponent = math.log2(per_cycle)
+    assert abs(exponent - round(exponent)) < 0.05, f"{per_cycle:.1f} operations a cycle"
+
+
+@pytest.mark.parametrize("name", DEVICE_IDS)
+def test_power_and_price(name):
+    device = load_accelerator(name)
+    assert 0 < device.power.idle_watts < device.power.board_watts <= 1500
+    if device.price is not None:
+        assert 0.1 < device.price.on_demand_usd_per_hour < 25
+        assert device.price.source in device.sources, "a price is cited, never estimated"
+
+
+@pytest.mark.parametrize("name", DEVICE_IDS)
+def test_links_are_per_direction(name):
+    links = load_accelerator(name).links
+    per_direction = {"NVLink 2": 150e9, "NVLink 3": 300e9, "NVLink 4": 450e9, "NVLink 5": 900e9}
+    expected = per_direction.get(links.scale_up_name)
+    if expected:
+        assert links.scale_up_bytes_per_s == expected
+    if links.scale_up_bytes_per_s:
+        assert links.scale_up_name
+        assert links.scale_up_domain > 1
+        assert 10e9 <= links.scale_up_bytes_per_s <= 1e12
+        assert links.scale_up_bytes_per_s < load_accelerator(name).memory.bandwidth_bytes_per_s
+    else:
+        assert links.scale_up_domain == 1
+    pcie = {"PCIe 3.0 x16": 16e9, "PCIe 4.0 x16": 32e9, "PCIe 5.0 x16": 64e9}
+    assert links.host_bytes_per_s == pcie.get(links.host_name, links.host_bytes_per_s)
 
 
 @pytest.mark.parametrize(
-    ("name", "device"),
+    ("kind", "name"),
+    [*((ACCELERATORS, n) for n in DEVICE_IDS), *((CLUSTERS, n) for n in CLUSTER_IDS)],
+)
+def test_sources_are_complete_and_used(kind, name):
+    table = raw(kind, name)
+    used = set()
+
+    def visit(node):
+        if isinstance(node, dict):
+            used.add(node.get("source"))
+            for key, child in node.items():
+                if key != "sources":
+                    visit(child)
+        elif isinstance(node, list):
+            for child in node:
+                visit(child)
+
+    visit(table)
+    for key, source in table.get("sources", {}).items():
+        assert source["title"], key
+        assert source.get("date"), key
+        assert source.get("locator"), key
+    assert set(table.get("sources", {})) <= used
+
+
+@pytest.mark.parametrize("kind", [ACCELERATORS, CLUSTERS])
+def test_aliases_are_unique(kind):
+    owner = {}
+    for name in catalog.paths(kind):
+        for alias in {catalog.normal(a) for a in [name, *raw(kind, name).get("aliases", [])]}:
+            assert owner.setdefault(alias, name) == name, f"'{alias}' names two entries"
+
+
+def test_no_alias_of_a_cluster_is_a_device():
+    for name in CLUSTER_IDS:
+        for alias in [name, *raw(CLUSTERS, name).get("aliases", [])]:
+            with pytest.raises(UnknownName):
+                load_accelerator(alias)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "tflop"),
     [
-        ("H100-64GB-MN5", "h100-64gb"), ("h100_64gb", "h100-64gb"), ("b200_sxm", "b200"),
-        ("B200-180GB-SXM", "b200"), ("GB200-192GB-NVL72", "gb200"), ("mi250x_gcd", "mi250x"),
-        ("RTX-PRO-6000", "rtx-pro-6000"), ("RTX-PRO-6000-Blackwell-SE", "rtx-pro-6000-se"),
-        ("H100-80GB-PCIe", "h100-pcie"), ("A100-80GB-PCIe", "a100-pcie-80gb"),
-        ("Apple-M1-Max-32GPU-64GB", "m1-max"), ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        # Dense figures as published; each is half of a sparse one where both are printed.
+        ("h100-sxm", "bf16", 989.4),
+        ("h100-pcie", "bf16", 756),
+        ("h100-nvl", "bf16", 835.5),
+        ("h20", "fp8", 296),
+        ("l40s", "bf16", 362),
+        ("rtx-3090", "fp16", 71),
+        ("rtx-4090", "bf16", 165.2),
+        ("rtx-4090", "fp8", 330.3),
+        ("rtx-5090", "bf16", 209.5),
+        ("b200", "fp4", 9000),
+        ("gb200", "bf16", 2500),
+        ("mi300x", "fp8", 2614.9),
+        ("tpu-v5e", "int8", 393),
+        ("trainium-2", "fp8", 1299),
     ],
-)  # fmt: skip
-def test_aliases(name, device):
-    assert load_accelerator(name).id == device
+)
+def test_published_dense_rates(name, rate, tflop):
+    assert load_accelerator(name).rates.dense_flop_per_s[rate] == pytest.approx(tflop * 1e12)
+
+
+def test_export_variants_differ_only_where_they_should():
+    for cut, full in (("h800", "h100-sxm"), ("a800-80gb-sxm", "a100-80gb-sxm")):
+        a, b = load_accelerator(cut), load_accelerator(full)
+        assert a.links.scale_up_bytes_per_s == 200e9 < b.links.scale_up_bytes_per_s
+        assert a.memory.bandwidth_bytes_per_s == b.memory.bandwidth_bytes_per_s
+        for rate in ("tf32", "bf16", "int8"):
+            assert a.rates.dense_flop_per_s[rate] == b.rates.dense_flop_per_s[rate]
 
 
 @pytest.mark.parametrize(
-    ("path", "column"),
+    ("device", "fmt", "expected"),
+    [
+        ("h100-sxm", "fp8", "fp8"),
+        ("a100", "fp8", "bf16"),
+        ("v100", "bf16", "fp16"),
+        ("h100-sxm", "nvfp4", "bf16"),
+        ("b200", "nvfp4", "fp4"),
+        ("rtx-4090", "int4-awq", "bf16"),
+        ("p40", "q4_k_m", "fp32"),
+        ("a100", "int8", "int8"),
+    ],
+)
+def test_matrix_rate_falls_to_the_next_format(device, fmt, expected):
+    accelerator = load_accelerator(device)
+    rate, name = accelerator.matrix_rate(load_format(fmt))
+    assert name == expected
+    assert rate == accelerator.rates.dense_flop_per_s[expected]
+
+
+def test_matrix_rate_without_units_is_refused_in_words():
+    with pytest.raises(InvalidInput, match=r"Edge TPU has no matrix rate usable for IEEE binary64"):
+        load_accelerator("edge-tpu").matrix_rate(load_format("fp64"))
+
+
+@pytest.mark.parametrize("name", CLUSTER_IDS)
+def test_cluster_contract(name):
+    cluster = load_cluster(name)
+    device = load_accelerator(cluster.accelerator)
+    assert cluster.devices_per_node >= 1
+    sizes = [t.devices for t in cluster.tiers]
+    assert all(size > 1 for size in sizes)
+    assert sizes == sorted(set(sizes))
+    if cluster.max_devices is not None and sizes:
+        assert sizes[-1] == cluster.max_devices
+    speeds = [t.link_bytes_per_s for t in cluster.tiers]
+    assert speeds == sorted(speeds, reverse=True), "tiers slow down outwards"
+    for tier in cluster.tiers:
+        assert 1e9 <= tier.link_bytes_per_s <= 1e12
+        assert 1e-7 <= tier.latency_s <= 1e-4
+    scale_up = device.links.scale_up_bytes_per_s
+    node = next((t for t in cluster.tiers if t.devices >= cluster.devices_per_node), None)
+    if scale_up and node is not None:
+        assert node.link_bytes_per_s == scale_up, "the node's tier is the device's own link"
+    assert cluster.host is not None
+    assert 16e9 <= cluster.host.memory_bandwidth_bytes_per_s <= 2e13
+    assert cluster.host.memory_bytes >= 64e9
+
+
+def test_tiers_that_do_not_grow_are_refused():
+    tier = Tier(name="a", devices=8, link_bytes_per_s=1e9, latency_s=1e-6, source="x")
+    with pytest.raises(InvalidInput, match="must grow outwards"):
+        Cluster(id="x", name="X", accelerator="h100", devices_per_node=8, tiers=(tier, tier))
+
+
+@pytest.mark.parametrize(
+    ("text", "device", "count", "cluster"),
+    [
+        ("h100-sxm", "h100-sxm", 1, None),
+        ("8xh100-sxm", "h100-sxm", 8, None),
+        ("8x h100", "h100-sxm", 8, None),
+        ("2xrtx-4090", "rtx-4090", 2, None),
+        ("rtx-4090", "rtx-4090", 1, None),
+        ("512xdgx-h100", "h100-sxm", 512, "dgx-h100"),
+        ("dgx-h100", "h100-sxm", 8, "dgx-h100"),
+        ("gb200-nvl72", "gb200", 72, "gb200-nvl72"),
+        ("4480xmarenostrum-5-acc", "h100-64gb", 4480, "marenostrum-5-acc"),
+    ],
+)
+def test_load_fleet(text, device, count, cluster):
+    found, number, where = load_fleet(text)
+    assert found.id == device
+    assert number == count
+    assert (where.id if where else None) == cluster
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("0xh100", "at least one"), ("4481xmn5", "has 4480"), ("0xdgx-h100", "0")]
+)
+def test_load_fleet_refuses_counts(text, says):
+    with pytest.raises(InvalidInput, match=says):
+        load_fleet(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "8x", "nonsense", "-1xh100", "2.5xh100", "²xh100", "8xx", "9" * 5000 + "xh100"],
+)
+def test_load_fleet_refuses_nonsense(text):
+    with pytest.raises(UnknownName):
+        load_fleet(text)
+
+
+def test_load_fleet_suggests():
+    with pytest.raises(UnknownName) as caught:
+        load_fleet("8xh100-smx")
+    assert "h100-sxm" in caught.value.suggestions
+
+
+# --- every device string of the measured data resolves ----------------------------------------
+
+
+def strings_of(path, column):
+    with path.open(newline="", encoding="utf-8") as handle:
+        return {row[column] for row in csv.DictReader(handle)}
+
+
+@pytest.mark.parametrize(
+    ("file", "column"),
     [
         ("serving/measurements.csv", "gpu"),
         ("serving/silicon_agg.csv", "system"),
         ("training/measurements.csv", "gpu"),
     ],
 )
-def test_measured_devices_resolve(path, column):
-    file = SHARED / "data" / path
-    if not file.is_file():
-        pytest.skip("the measurements are not here")
-    with file.open(newline="", encoding="utf-8") as stream:
-        names = {row[column] for row in csv.DictReader(stream)} - NAMES_NO_DEVICE
-    unknown = []
-    for name in sorted(names):
-        try:
-            load_accelerator(name)
-        except UnknownName:
-            unknown.append(name)
-    assert not unknown
-
-
-class TestMatrixRate:
-    def test_native(self):
-        assert load_accelerator("b200").matrix_rate(load_format("nvfp4")) == (9e15, "fp4")
-
-    def test_falls_back_to_a_wider_rate(self):
-        device = load_accelerator("h100-sxm")
-        assert device.matrix_rate(load_format("nvfp4"))[1] == "bf16"
-        assert load_accelerator("v100").matrix_rate(load_format("bf16"))[1] == "fp16"
-        assert load_accelerator("p40").matrix_rate(load_format("bf16"))[1] == "fp32"
-
-    def test_none_is_an_error_that_lists_both_sides(self):
-        with pytest.raises(InvalidInput, match=r"bf16.*int8"):
-            load_accelerator("edge-tpu").matrix_rate(load_format("bf16"))
-
-
-class TestEveryCluster:
-    def test_device_exists(self, cluster):
-        assert isinstance(cluster, Cluster)
-        assert load_accelerator(cluster.accelerator).id == cluster.accelerator
-
-    def test_tiers_grow_and_slow_down_outwards(self, cluster):
-        assert cluster.tiers
-        sizes = [t.devices for t in cluster.tiers]
-        speeds = [t.link_bytes_per_s for t in cluster.tiers]
-        assert sizes == sorted(sizes)
-        assert speeds == sorted(speeds, reverse=True)
-        assert min(speeds) > 0
-        assert all(0 < t.latency_s < 1e-3 for t in cluster.tiers)
-
-    def test_node_and_machine_fit_the_tiers(self, cluster):
-        largest = cluster.tiers[-1].devices
-        assert 1 <= cluster.devices_per_node <= largest
-        assert cluster.max_devices is None or cluster.max_devices <= largest
-        assert all(t.devices > 1 for t in cluster.tiers)
-
-    def test_inner_tier_is_the_devices_own_link(self, cluster):
-        links = load_accelerator(cluster.accelerator).links
-        inner = cluster.tiers[0].link_bytes_per_s
-        if links.scale_up_bytes_per_s:
-            assert inner == pytest.approx(links.scale_up_bytes_per_s)
+def test_device_strings_of_the_tables_resolve(file, column):
+    found = strings_of(shared_data() / file, column)
+    assert found
+    for text in sorted(found - {""}):
+        if text in UNRESOLVABLE:
+            with pytest.raises(UnknownName):
+                load_accelerator(text)
         else:
-            assert inner <= links.host_bytes_per_s
-
-    def test_host_is_sane(self, cluster):
-        if cluster.host is not None:
-            assert cluster.host.memory_bytes > 2**30
-            assert cluster.host.memory_bandwidth_bytes_per_s > 1e10
+            load_accelerator(text)
 
 
-def test_tiers_that_shrink_are_refused():
-    tier = {"link_bytes_per_s": 1e9, "latency_s": 1e-6, "source": "x"}
-    with pytest.raises(InvalidInput, match="grow outwards"):
-        Cluster(
-            id="x", name="X", accelerator="b200", devices_per_node=8,
-            tiers=(Tier(name="a", devices=8, **tier), Tier(name="b", devices=8, **tier)),
-        )  # fmt: skip
+def test_device_strings_of_the_operator_tables_resolve():
+    pq = pytest.importorskip("pyarrow.parquet", reason="reading parquet needs pyarrow")
+    root = shared_data() / "operators" / "aiconfigurator"
+    found = set()
+    for path in root.rglob("*.parquet"):
+        device = load_accelerator(path.relative_to(root).parts[0])
+        names = set(pq.read_table(path, columns=["device"]).column(0).unique().to_pylist())
+        assert {load_accelerator(n).id for n in names} == {device.id}
+        found |= names
+    assert len(found) >= 4
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
-def test_impossible_facts_are_refused(value):
-    with pytest.raises(UnitError):
-        Memory(capacity_bytes=value, bandwidth_bytes_per_s=1e12, source="x")
-    with pytest.raises(UnitError):
-        Memory(capacity_bytes=1e9, bandwidth_bytes_per_s=value, source="x")
-    with pytest.raises(UnitError, match="bf16"):
-        Rates(dense_flop_per_s={"bf16": value}, vector_flop_per_s=1e12, source="x")
+def test_folder_names_of_the_other_operator_data_resolve():
+    root = shared_data() / "operators"
+    for path in (root / "vidur" / "compute").iterdir():
+        assert load_accelerator(path.name).id in {"a100-80gb-sxm", "h100-sxm"}
+    for path in (root / "vidur" / "network").iterdir():
+        assert load_cluster(path.name).id in {"dgx-a100", "dgx-h100"}
+    for path in (root / "infersim" / "bench_data" / "gemm").iterdir():
+        assert load_accelerator(path.name).family == "hopper"
 
 
-class TestFleet:
-    @pytest.mark.parametrize(
-        ("text", "device", "count", "cluster"),
-        [
-            ("h100-sxm", "h100-sxm", 1, None),
-            ("8xh100-sxm", "h100-sxm", 8, None),
-            ("8x h100", "h100-sxm", 8, None),
-            ("2xRTX-4090", "rtx-4090", 2, None),
-            ("xeon-8480+", "xeon-8480p", 1, None),
-            ("4xXeon-8480", "xeon-8480p", 4, None),
-            ("dgx-h100", "h100-sxm", 8, "dgx-h100"),
-            ("512xdgx-h100", "h100-sxm", 512, "dgx-h100"),
-            ("gb200-nvl72", "gb200", 4, "gb200-nvl72"),
-            ("frontier", "mi250x", 8, "frontier"),
-        ],
-    )
-    def test_cases(self, text, device, count, cluster):
-        found, number, network = load_fleet(text)
-        assert (found.id, number, network and network.id) == (device, count, cluster)
-
-    def test_zero_devices(self):
-        with pytest.raises(InvalidInput, match="at least one"):
-            load_fleet("0xh100-sxm")
-
-    @pytest.mark.parametrize("text", ["", "8x", "8xh1000-sxm", "-1xh100-sxm", "nonesuch"])
-    def test_unknown(self, text):
-        with pytest.raises(UnknownName):
-            load_fleet(text)
-
-
-def test_unknown_accelerator_suggests_near_names():
-    with pytest.raises(UnknownName) as caught:
-        load_accelerator("h100-sxmm")
-    assert "h100-sxm" in caught.value.suggestions
-    assert "catalog list accelerators" in str(caught.value)
+def test_entries_survive_json():
+    """Catalog values are plain numbers and strings, so answers that quote them can be JSON."""
+    for name in DEVICE_IDS:
+        json.dumps(raw(ACCELERATORS, name), allow_nan=False)

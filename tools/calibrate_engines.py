@@ -34,6 +34,7 @@ def engine(name: str, x: np.ndarray, y: tuple[float, float] = (0.0, 0.0)) -> Eng
         step_s=x[0] * 1e-3,
         sequence_s=x[1] * 1e-6,
         prefill_scale=x[2],
+        captured=x[5],
         kernel_scale=dict(zip(FAMILIES, x[3:5], strict=True)),
         sigma=0.1,
         arrival_s=y[0] * 1e-3,
@@ -84,9 +85,9 @@ def main() -> None:
         data = groups(cases, name, "fit", "tpot_s")
         x = fit(
             lambda x, d=data, n=name: errors(d, engine(n, x)),
-            [0.8, 3.0, 1.0, 1.0, 0.9],
-            [0.0, 0.0, 0.6, 0.5, 0.4],
-            [6.0, 60.0, 1.8, 1.6, 1.6],
+            [0.8, 3.0, 1.0, 1.0, 0.9, 0.3],
+            [0.0, 0.0, 0.6, 0.5, 0.4, 0.0],
+            [6.0, 60.0, 1.8, 1.6, 1.6, 1.0],
             0.1,
         )
         e = errors(data, engine(name, x))
@@ -111,6 +112,7 @@ def main() -> None:
             f"""step = {x[0] * 1e-3:.4g}
 sequence = {x[1] * 1e-6:.4g}
 prefill_scale = {x[2]:.4g}
+captured = {x[5]:.4g}
 arrival = {y[0] * 1e-3:.4g}
 burst = {y[1]:.4g}
 sigma = {sigma:.3f}

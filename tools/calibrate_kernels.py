@@ -1,4 +1,4 @@
-"""Fit the kernel models of each measured device family and write their calibration files.
+"""Fit the kernel models of each measured device family (GEMM: `calibrate_gemm.py`).
 
     python tools/calibrate_kernels.py --data ../shared/data [--family hopper]
 
@@ -28,7 +28,6 @@ from isoflop.cost.kernels.attention import (
     decode_time_s,
     prefill_time_s,
 )
-from isoflop.cost.kernels.gemm import GemmParameters, gemm_time_s
 from isoflop.cost.kernels.moe import MoeParameters, moe_time_s
 from isoflop.hardware import load_accelerator
 
@@ -36,7 +35,7 @@ OUT = Path(__file__).resolve().parents[1] / "src/isoflop/data/calibrations"
 TABLES = "operators/aiconfigurator"
 FAMILIES = {
     "hopper": {"h100-sxm": ("h100_sxm", "0.24.0"), "h200": ("h200_sxm", "0.24.0")},
-    "ampere": {"a100-sxm-80gb": ("a100_sxm", "0.14.0")},
+    "ampere": {"a100-80gb-sxm": ("a100_sxm", "0.14.0")},
     "ada": {"l40s": ("l40s", "0.24.0")},
 }
 SAMPLE = 1600
@@ -135,60 +134,6 @@ class Problem:
             flush=True,
         )
         return self.build(x), q
-
-
-def gemm(data: Path, family: dict, kind: str) -> Problem:
-    """GEMM tables of one operand class."""
-    raw = next(k for k, v in NAMES.items() if v == kind)
-    columns = {
-        d: read(
-            data / TABLES / f / "gemm/vllm" / v / "gemm_perf.parquet",
-            ["m", "n", "k"],
-            only("gemm_dtype", raw),
-        )
-        for d, (f, v) in family.items()
-    }
-
-    def predict(p: GemmParameters, shape: DeviceShape, device: str, c: Columns) -> np.ndarray:
-        rate = load_accelerator(device).rates.dense_flop_per_s[RATES[kind]]
-        width = WEIGHT_BYTES[kind]
-        product = gemm_time_s(
-            p,
-            shape,
-            c["m"],
-            c["n"],
-            c["k"],
-            rate_flop_per_s=rate,
-            weight_bytes_per_value=width,
-            activation_bytes_per_value=width,
-            streamed=False,
-        )
-        # The 8-bit benchmark quantises its activations inside the timed call.
-        return product + (p.quantize * c["m"] * c["k"] if kind == "fp8" else 0.0)
-
-    def build(x: np.ndarray) -> GemmParameters:
-        return GemmParameters(
-            compute=x[0],
-            memory=x[1],
-            fixed=x[2] * 1e-6,
-            join=x[3],
-            wave=x[4] * 1e-6,
-            cache_speed=x[5],
-            ramp=x[6] * 1e-6,
-            throttle=x[7],
-            residency=x[8],
-            quantize=x[9] * 1e-12,
-        )
-
-    return Problem(
-        columns,
-        predict,
-        build,
-        [0.85, 0.85, 1.2, 3, 0.8, 5, 1.0, 0.05, 0.3, 2.0],
-        [0.3, 0.4, 0.3, 1, 0, 1.5, 0, 0, 0.01, 0],
-        [1, 1, 12, 10, 5, 12, 10, 0.4, 1.0, 10.0 if kind == "fp8" else 1e-6],
-        ["m", "n", "k"],
-    )
 
 
 ATTENTION_KEYS = [
@@ -530,10 +475,6 @@ def calibrate(data: Path, name: str) -> str:
         tables.append(toml_table(key, parameters))
         return parameters
 
-    # The block-scaled table bottoms out at 60-90 us of host time per call, so it says nothing of
-    # the kernel inside a captured graph; the engine prices block scales with the fp8 parameters.
-    for kind in ("bf16", "fp8") if name != "ampere" else ("bf16",):
-        solve(f"gemm.{kind}", gemm(data, family, kind))
     for kind in RATES if name != "ampere" else ("bf16",):
         solve(f"moe.{kind}", moe(data, family, kind))
     solve("prefill", prefill(data, family))

@@ -40,8 +40,14 @@ def folders(kind: str) -> list[Path]:
 
 def paths(kind: str) -> dict[str, Path]:
     """Every entry of `kind`: id -> file, sorted by id, user overlays winning."""
+    return _listing(tuple((f, f.stat().st_mtime_ns) for f in folders(kind)))
+
+
+@cache
+def _listing(stamp: tuple[tuple[Path, int], ...]) -> dict[str, Path]:
+    """Entries of the folders in `stamp`, read again only when a folder has changed."""
     found: dict[str, Path] = {}
-    for folder in reversed(folders(kind)):
+    for folder, _ in reversed(stamp):
         found |= {p.stem: p for p in folder.glob("*.toml")}
     return dict(sorted(found.items()))
 
@@ -97,14 +103,13 @@ def normal(name: str) -> str:
 
 
 def _aliases(kind: str) -> dict[str, Path]:
-    stamp = tuple((p, p.stat().st_mtime_ns) for p in paths(kind).values())
-    return _aliases_cached(stamp)
+    return _aliases_cached(tuple((f, f.stat().st_mtime_ns) for f in folders(kind)))
 
 
 @cache
 def _aliases_cached(stamp: tuple[tuple[Path, int], ...]) -> dict[str, Path]:
     table: dict[str, Path] = {}
-    for path, _ in stamp:
+    for path in _listing(stamp).values():
         data = read_toml(path)
         for alias in [path.stem, *data.get("aliases", ()), data.get("hf_id", "")]:
             if alias:

@@ -23,6 +23,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "isoflop.commands.validate:validate",
         "Predict every row of a measurement file and report the error by source.",
     ),
+    "quantize": (
+        "isoflop.commands.quantize:quantize",
+        "What a number format and a method do to a checkpoint's real tensors.",
+    ),
+    "formats": (
+        "isoflop.commands.formats:app",
+        "List, show and compare number formats, and check them against conformance tables.",
+    ),
     "catalog": (
         "isoflop.commands.catalog:app",
         "List, show, check and create catalog entries (accelerators, models, formats, ...).",

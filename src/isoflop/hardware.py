@@ -17,6 +17,7 @@ from .units import positive
 
 ACCELERATORS = "accelerators"
 CLUSTERS = "clusters"
+MAX_COUNT_DIGITS = 9  # a longer count in a fleet is a mistake, and is read as part of the name
 
 Family = Literal[
     "pascal", "volta", "turing", "ampere", "ampere-consumer", "ada", "hopper", "blackwell",
@@ -272,11 +273,18 @@ def load_fleet(text: str) -> tuple[Accelerator, int, Cluster | None]:
     """`"h100-sxm"`, `"8xh100-sxm"` or `"512xdgx-h100"`: device, count and cluster, if named.
 
     A cluster's count is in devices; without a count it is one node.
+
+    Raises
+    ------
+    UnknownName
+        If neither a device nor a cluster has that name.
+    InvalidInput
+        If the count is zero or above what the cluster has.
     """
     head, _, tail = text.partition("x")
     count = 0
     name = text
-    if tail and head.strip().isdigit():
+    if tail and head.strip().isdecimal() and len(head) <= MAX_COUNT_DIGITS:
         count, name = int(head), tail.strip()
         if count < 1:
             raise InvalidInput(f"'{text}' asks for {count} devices; at least one is needed.")
@@ -287,5 +295,10 @@ def load_fleet(text: str) -> tuple[Accelerator, int, Cluster | None]:
             cluster = load_cluster(name)
         except UnknownName:
             raise error from None
+    if cluster.max_devices is not None and count > cluster.max_devices:
+        raise InvalidInput(
+            f"'{text}' asks for {count} devices; {cluster.name} has {cluster.max_devices}. "
+            f"Ask for fewer, or describe a larger cluster in a catalog file of your own."
+        )
     device = load_accelerator(cluster.accelerator)
     return device, count or cluster.devices_per_node, cluster

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -199,10 +200,11 @@ def new(kind: str, name: str, *, copy_from: str, folder: Path = Path()) -> None:
         raise InvalidInput(f"'{target}' exists already; choose another name or edit that file.")
     if catalog.normal(name) != name:
         raise InvalidInput(f"'{name}' is not an id; write it as '{catalog.normal(name)}'.")
-    lines = catalog.paths(table)[source.id].read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if not line.startswith("aliases")]
+    text = catalog.paths(table)[source.id].read_text(encoding="utf-8")
+    # The copy must not answer to the original's names.
+    kept = re.sub(r"(?ms)^aliases\s*=\s*\[.*?\]\s*?$\n?", "", text)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, "\n".join(kept) + "\n")
+    write_whole(target, kept)
     print(
         f"Wrote {target}. Edit it, run `isoflop catalog check {target}`, then point "
         f"{catalog.ENV_VARIABLE} at {folder.resolve()}."

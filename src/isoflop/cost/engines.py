@@ -38,6 +38,8 @@ class Engine:
         The same for steps that process prompts.
     chunk_tokens : float
         Prompt tokens of one step.
+    captured : float
+        Share of the kernels' fixed times that a captured graph saves in decoding steps.
     burst : float
         Share of the clients whose prompts a load generator sends together.
     sigma : float
@@ -50,6 +52,7 @@ class Engine:
     layer_s: float = 0.0
     prefill_interference: float = 1.0
     prefill_scale: float = 1.0
+    captured: float = 0.0
     arrival_s: float = 0.0
     burst: float = 0.0
     chunk_tokens: float = field(default=8192.0, metadata={"plain": True})

@@ -81,8 +81,23 @@ class StepModel:
         )
 
     def operator_s(self, batch: Batch) -> Array:
-        """Seconds by operator, repeat counts included; shape (operators, *batch.shape)."""
-        return np.stack([op.count * self.timer.seconds(op, batch) for op in self.operators])
+        """Seconds by operator, repeat counts included; shape (operators, *batch.shape).
+
+        Of each kernel's fixed time a captured graph saves the engine's share, where the step
+        holds no prompt.
+        """
+        times = np.stack([self.timer.seconds(op, batch) for op in self.operators])
+        fixed = np.array([self.timer.fixed_s(op) for op in self.operators])
+        extra = (np.newaxis,) * len(batch.shape)
+        replayed = np.broadcast_to(batch.prefill_sequences == 0, batch.shape)
+        saved = self.engine.captured * fixed[(..., *extra)] * replayed
+        counts = np.array([op.count for op in self.operators])[(..., *extra)]
+        return counts * np.maximum(times - saved, 0.5 * times)
+
+    @cached_property
+    def launch_s(self) -> float:
+        """Fixed seconds of all kernels of a decoding step, before any is saved."""
+        return sum(op.count * self.timer.fixed_s(op) for op in self.operators)
 
     def overhead_s(self, batch: Batch) -> Array:
         """Engine time of a step that no operator explains."""

@@ -102,6 +102,22 @@ class KernelTimer:
         }[op.kind]  # fmt: skip
         return np.broadcast_to(method(op, batch), batch.shape)
 
+    def fixed_s(self, op: Operator) -> float:
+        """Seconds of one launch of `op` that its benchmark spends without work to show for it.
+
+        Benchmarks launch kernels one by one; an engine that replays a captured graph saves part.
+        """
+        cal = self.calibration
+        if op.kind == "moe" and op.weight_format is not None:
+            p = self._parameters(cal.moe, op.weight_format, self._rate(op.weight_format)[1])
+            return p.fixed * (1.0 - p.small)
+        if op.kind == "gemm" and op.weight_format is not None:
+            p = self._parameters(cal.gemm, op.weight_format, self._rate(op.weight_format)[1])
+            return p.fixed
+        if op.kind in ("decode", "mla_decode"):
+            return (cal.mla_decode if op.kind == "mla_decode" else cal.decode).fixed
+        return 0.0
+
     def _rate(self, fmt: NumberFormat) -> tuple[float, str]:
         rate, name = self.device.matrix_rate(fmt)
         return rate, name
@@ -124,15 +140,20 @@ class KernelTimer:
         fmt = op.weight_format
         assert fmt is not None
         rate, name = self._rate(fmt)
-        p: GemmParameters = self._parameters(self.calibration.gemm, fmt, name)
-        rows = linear(shape.rows, batch)
+        classes = self.calibration.gemm
+        if not fmt.scales:
+            classes = {k: v for k, v in classes.items() if k != "fp8-block"}
+        p: GemmParameters = self._parameters(classes, fmt, name)
+        # Steps that differ in context alone share their products: each row count is priced once.
+        rows, back = np.unique(linear(shape.rows, batch), return_inverse=True)
         matched = name in ("fp8", "fp4", "fp6", "int8")
         act = min(fmt.bytes_per_value, 2.0) if matched else 2.0
-        return gemm_time_s(
+        seconds = gemm_time_s(
             p, self.shape, rows, float(shape.n * shape.batch), float(shape.k),
             rate_flop_per_s=rate, weight_bytes_per_value=fmt.bytes_per_value,
             activation_bytes_per_value=act,
         )  # fmt: skip
+        return seconds[back].reshape(batch.shape)
 
     def _prefill(self, op: Operator, batch: Batch) -> Array:
         shape = op.shape
@@ -172,14 +193,16 @@ class KernelTimer:
         rate, name = self._rate(fmt)
         p: MoeParameters = self._parameters(self.calibration.moe, fmt, name)
         matched = name in ("fp8", "fp4", "fp6", "int8")
-        return moe_time_s(
-            p, self.shape, linear(shape.rows, batch), hidden=shape.hidden, inner=shape.inner,
+        tokens, back = np.unique(linear(shape.rows, batch), return_inverse=True)
+        seconds = moe_time_s(
+            p, self.shape, tokens, hidden=shape.hidden, inner=shape.inner,
             experts=shape.experts_total, experts_local=shape.experts,
             per_token=shape.experts_per_token, rate_flop_per_s=rate,
             weight_bytes_per_value=fmt.bytes_per_value,
             activation_bytes_per_value=min(fmt.bytes_per_value, 2.0) if matched else 2.0,
             gated=shape.gated,
         )  # fmt: skip
+        return seconds[back].reshape(batch.shape)
 
     def _stream(self, op: Operator, batch: Batch) -> Array:
         vector = self.device.rates.vector_flop_per_s

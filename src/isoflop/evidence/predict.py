@@ -99,9 +99,11 @@ def _group(step: StepModel, cases: Sequence[Case]) -> list[Prediction]:
 
 
 def _clients(step: StepModel, case: Case) -> float:
-    """Clients of a case; a run at maximum load fills memory up to the engine's own limit."""
-    if case.concurrency is not None:
-        return max(case.concurrency, 1.0)
+    """Sequences of a case that run at once: those asked for, as far as the cache holds them.
+
+    A run at maximum load fills memory up to the engine's own limit.
+    """
+    asked = MOST_SEQUENCES * step.plan.data if case.concurrency is None else case.concurrency
     context = case.prompt_tokens + case.output_tokens
     policy = MemoryPolicy(block_tokens=64)
     use = memory_use(
@@ -109,7 +111,8 @@ def _clients(step: StepModel, case: Case) -> float:
     )
     each = cache_bytes(step.model, step.plan, 1, context - case.output_tokens / 2, 64)
     fit = (use.usable_bytes - use.total_bytes) / each if each else MOST_SEQUENCES
-    return float(np.clip(fit, 1.0, MOST_SEQUENCES * step.plan.data))
+    # The plan's data ranks each hold their own share of the sequences.
+    return float(max(1.0, min(asked, fit * step.plan.data)))
 
 
 def _sequences(

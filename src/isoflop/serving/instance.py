@@ -74,9 +74,9 @@ class InstanceTables:
         index = np.searchsorted(self.lengths, np.asarray(prompt, float))
 
         def decode_s(sequences: Array, context: Array) -> Array:
-            return scale * self.decode.decode_s(sequences, context) + engine.overhead_s(
-                sequences, layers
-            )
+            kernels = self.decode.decode_s(sequences, context)
+            kernels = np.maximum(kernels - engine.captured * self.step.launch_s, 0.5 * kernels)
+            return scale * kernels + engine.overhead_s(sequences, layers)
 
         def prefill_s(prompts: Array, tokens: Array) -> Array:
             count = np.maximum(prompts, 1.0)

@@ -1,13 +1,16 @@
 """Fitted kernel parameters of a device family, apart from datasheet facts.
 
-One TOML per family in `data/calibrations/kernels-<family>.toml`, written by
-`tools/calibrate_kernels.py`, naming its data. A family without measurements borrows the family
-it descends from and its answers say "analytic".
+Per family, in `data/calibrations/`: `gemm-<family>.toml` (`tools/calibrate_gemm.py`) and
+`kernels-<family>.toml` (`tools/calibrate_kernels.py`: the rest), each naming its data. A family
+without measurements borrows the family it descends from, or the mean of all, and its answers say
+"analytic".
 """
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from typing import TypeVar
+
+from attrs import evolve, field, frozen
 
 from ... import catalog
 from ...provenance import Source
@@ -15,6 +18,8 @@ from ..collectives import CollectiveParameters
 from .attention import DecodeParameters, PrefillParameters
 from .gemm import GemmParameters
 from .moe import MoeParameters
+
+T = TypeVar("T")
 
 BORROWED = {
     "blackwell": "hopper",
@@ -43,6 +48,10 @@ class FitQuality:
         Half-width of the central 90% of log(measured / predicted), over 1.645.
     coverage : float
         Share of held-out rows inside the 90% interval.
+    bias : float
+        Median of predicted / measured, less one.
+    low, high : float
+        5% and 95% quantiles of measured / predicted (0: not recorded).
     """
 
     rows: int
@@ -54,6 +63,23 @@ class FitQuality:
     sigma: float
     coverage: float
     data: str
+    bias: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+
+
+@frozen(kw_only=True)
+class GemmCalibration:
+    """GEMM parameters of one family, by operand class: bf16, fp8, fp8-block."""
+
+    id: str
+    family: str
+    devices: tuple[str, ...]
+    gemm: dict[str, GemmParameters]
+    quality: dict[str, FitQuality] = field(factory=dict)
+    source: str
+    note: str = ""
+    sources: dict[str, Source] = field(factory=dict)
 
 
 @frozen(kw_only=True)
@@ -78,7 +104,7 @@ class KernelCalibration:
     id: str
     family: str
     devices: tuple[str, ...]
-    gemm: dict[str, GemmParameters]
+    gemm: dict[str, GemmParameters] = field(factory=dict)
     moe: dict[str, MoeParameters]
     prefill: PrefillParameters
     decode: DecodeParameters
@@ -91,10 +117,37 @@ class KernelCalibration:
     sources: dict[str, Source] = field(factory=dict)
 
 
+def load_gemm(family: str) -> GemmCalibration:
+    """GEMM parameters of a family, of the one it descends from, or the mean of the measured ones.
+
+    `gemm_time_s(load_gemm("hopper").gemm["bf16"], ...)`.
+    """
+    return _load("gemm", family, GemmCalibration, "default")
+
+
 def load_kernels(family: str) -> tuple[KernelCalibration, bool]:
     """The calibration of a family, and whether it is the family's own."""
-    known = {i.removeprefix("kernels-") for i in catalog.paths("calibrations") if "kernels-" in i}
-    own = family in known
-    name = family if own else BORROWED.get(family, DEFAULT)
-    entry = catalog.load("calibrations", f"kernels-{name}", KernelCalibration, "calibration")
-    return entry, own
+    entry = _load("kernels", family, KernelCalibration, DEFAULT)
+    gemm = load_gemm(family)
+    return _joined(family, entry, gemm), entry.family == family
+
+
+def _load(kind: str, family: str, cls: type[T], default: str) -> T:
+    head = f"{kind}-"
+    known = {i.removeprefix(head) for i in catalog.paths("calibrations") if i.startswith(head)}
+    borrowed = BORROWED.get(family, default)
+    name = family if family in known else borrowed
+    return catalog.load("calibrations", head + name, cls, "calibration")
+
+
+_JOINED: dict[str, tuple[tuple[object, ...], KernelCalibration]] = {}
+
+
+def _joined(family: str, entry: KernelCalibration, gemm: GemmCalibration) -> KernelCalibration:
+    """One calibration out of its files; the same object while the files are the same."""
+    parts = (entry, gemm)
+    seen = _JOINED.get(family)
+    if seen is None or any(a is not b for a, b in zip(seen[0], parts)):
+        whole = evolve(entry, gemm=gemm.gemm, quality={**gemm.quality, **entry.quality})
+        _JOINED[family] = seen = (parts, whole)
+    return seen[1]

@@ -1,14 +1,23 @@
 """Matrix products: tiles in waves over the compute units, against bytes from memory.
 
-For every tile shape and split of the inner dimension, the product takes
+A library cuts the output into tm x tn tiles and, where that leaves units idle, the inner dimension
+into `splits`. Each candidate takes
 
     waves = ceil(ceil(m / tm) ceil(n / tn) splits / units)
-    tile  = max(2 tm tn k' / (rate / units x e_c), (tm + tn) k' bytes / (cache bandwidth / units))
-    math  = waves (tile + wave_s) + partial sums
+    step  = max(2 tm tn / (rate / units x compute), (tm b_a + tn b_w) / (load x clock))  per k
+    math  = waves (k / splits x step + tm tn b_out / (store x clock)) + partial sums
 
-and the library picks the fastest. Joined with the bytes over achieved memory bandwidth by a
-p-norm (the two overlap, imperfectly), plus a fixed time and a ramp of small transfers. Rates fall
-at long kernels, where clocks throttle at the power limit.
+and moves the operands and results over achieved memory bandwidth, plus what the tiles of each
+wave read again when operands outgrow the last-level cache. Libraries with a search take the
+fastest candidate; libraries with a fixed rule (`ladder`) take the tile of the row count. Math and
+memory join by a p-norm (they overlap, imperfectly); a fixed time is added; rates fall at long
+kernels, where clocks throttle at the power limit.
+
+References
+----------
+NVIDIA, "Matrix Multiplication Background User's Guide" (tile and wave quantisation).
+Osama et al., "Stream-K: Work-centric Parallel Decomposition for Dense Matrix-Matrix
+Multiplication on the GPU", 2023 (split inner dimension, partial sums).
 """
 
 from __future__ import annotations
@@ -20,15 +29,28 @@ from numpy.typing import ArrayLike
 from ..features import Array
 from .shape import DeviceShape
 
-TILES = ((16, 64), (32, 64), (64, 64), (64, 128), (128, 64), (128, 128), (64, 256), (256, 64),
-         (128, 256), (256, 128))  # fmt: skip
-SPLITS = (1, 2, 4, 8, 16)
+TILES = (
+    (16, 32), (16, 64), (16, 128), (32, 32), (32, 64), (32, 128), (64, 32), (64, 64), (64, 128),
+    (64, 256), (128, 32), (128, 64), (128, 128), (128, 256), (256, 64), (256, 128),
+)  # fmt: skip
+"""Tiles a searching library chooses from: rows (m) by columns (n)."""
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 MIN_SPLIT_K = 256
+"""Shallowest slice of the inner dimension worth a split."""
 K_STEP = 64
-RAMP_BYTES = 5e6
-"""Transfer size over which memory latency amortises."""
+"""Values of the inner dimension per pipeline stage."""
+PARTIAL_BYTES = 8.0
+"""Bytes per output and split: one 32-bit partial sum written and read."""
 THROTTLE_FROM_S = 1e-4
 """Ideal duration at which clocks start to fall towards their sustained value."""
+THROTTLE_DECADES = 2.0
+"""Decades of duration after which they have."""
+REPETITION_COPIES = 6
+"""Weight copies the benchmark behind the fit cycles through, so that they leave small caches."""
+RESIDENCY_SHARPNESS = 6.0
+"""Exponent of the hit rate's fall as a working set outgrows the cache."""
+CHUNK = 1 << 19
+"""Shape-candidate pairs evaluated at a time, to stay in processor cache."""
 
 
 @frozen(kw_only=True)
@@ -41,35 +63,47 @@ class GemmParameters:
         Share of the dense rate a full tile reaches.
     memory : float
         Share of peak memory bandwidth of a large transfer.
+    load : float
+        Bytes per clock at which one unit loads operands from the last-level cache.
+    store : float
+        Bytes per clock at which one unit converts and stores a finished tile.
     fixed : float
         Seconds of an empty product.
+    split : float
+        Clocks to synchronise and reduce a split inner dimension.
     join : float
         Exponent of the p-norm of math and memory time; larger is better overlap.
-    wave : float
-        Seconds of prologue and epilogue per wave.
-    cache_speed : float
-        Last-level cache bandwidth over memory bandwidth.
-    ramp : float
-        Extra seconds of a large transfer over a tiny one.
+    fill : float
+        Exponent of the loss of memory bandwidth when few units have work.
+    patch : float
+        Side of the square of tiles a wave covers, over the square root of the units.
     throttle : float
         Slow-down per decade of duration beyond 0.1 ms.
     residency : float
-        Share of the last-level cache that keeps operands between repetitions.
-    quantize : float
-        Seconds per activation value where the benchmark quantises them itself; engines fuse it
-        into the norm before.
+        Share of the last-level cache that keeps data from one kernel to the next.
+    ladder : tuple of (rows, columns, tm, tn)
+        Fixed rule: the tile of the first entry with at least so many rows and columns, else of the
+        last; empty for libraries that search and split.
+    quantize_row : float
+        Clocks per row and unit of a kernel that quantises activations to 8 bits.
+    quantize_fixed : float
+        Seconds of such a kernel on an empty matrix.
     """
 
     compute: float
     memory: float
+    load: float
+    store: float
     fixed: float
+    split: float
     join: float
-    wave: float
-    cache_speed: float
-    ramp: float
+    fill: float
+    patch: float
     throttle: float
     residency: float
-    quantize: float = 0.0
+    ladder: tuple[tuple[int, ...], ...] = ()
+    quantize_row: float = 0.0
+    quantize_fixed: float = 0.0
 
 
 def gemm_time_s(
@@ -95,37 +129,108 @@ def gemm_time_s(
         Dense rate of the operand format.
     streamed : bool
         True for an engine, whose weights come from memory at every step; False for a benchmark
-        that repeats the same product and may find them in cache.
+        that cycles through a few copies of the same weights and may find them in cache.
     """
-    m, n, k = np.broadcast_arrays(*(np.asarray(v, float) for v in (m, n, k)))
-    cache = p.cache_speed * device.bandwidth_bytes_per_s
-    moved = (
-        m * k * activation_bytes_per_value + n * k * weight_bytes_per_value
-        + m * n * output_bytes_per_value
-    )  # fmt: skip
-    hit = np.zeros(m.shape) if streamed else device.resident(moved, p.residency)
-    memory = moved * ((1 - hit) / (device.bandwidth_bytes_per_s * p.memory) + hit / cache)
-    rate, cache = rate_flop_per_s * p.compute / device.units, cache / device.units
-    best = np.full(m.shape, np.inf)
-    for tm, tn in TILES:
-        tiles = np.ceil(m / tm) * np.ceil(n / tn)
-        per_k = max(
-            2.0 * tm * tn / rate,
-            (tm * activation_bytes_per_value + tn * weight_bytes_per_value) / cache,
+    shape = np.broadcast_shapes(*(np.shape(v) for v in (m, n, k)))
+    rows, columns, depth = (
+        np.broadcast_to(np.asarray(v, float), shape).reshape(-1) for v in (m, n, k)
+    )
+    out = np.empty(rows.size)
+    bytes_per = (weight_bytes_per_value, activation_bytes_per_value, output_bytes_per_value)
+    step = max(1, CHUNK // (len(TILES) * len(SPLITS)))
+    for start in range(0, rows.size, step):
+        part = slice(start, start + step)
+        out[part] = _flat(
+            p, device, rows[part], columns[part], depth[part], rate_flop_per_s, bytes_per, streamed
         )
-        for splits in SPLITS:
-            if splits > 1 and not np.any(k >= splits * MIN_SPLIT_K):
-                break
-            depth = np.ceil(k / splits / K_STEP) * K_STEP
-            blocks = np.maximum(tiles * splits, 1.0)
-            math = np.ceil(blocks / device.units) * (depth * per_k + p.wave)
-            if splits > 1:
-                math = math + 8.0 * m * n * splits / (cache * device.units) + 1e-6
-                math = np.where(k >= splits * MIN_SPLIT_K, math, np.inf)
-            # Few blocks keep too few loads in flight to fill the memory pipe.
-            filled = np.sqrt(np.minimum(blocks, device.units) / device.units)
-            best = np.minimum(best, (math**p.join + (memory / filled) ** p.join) ** (1 / p.join))
-    best = best + p.ramp * -np.expm1(-moved / RAMP_BYTES)
-    ideal = 2.0 * m * n * k / rate_flop_per_s
-    decades = np.clip(np.log10(np.maximum(ideal, 1e-30) / THROTTLE_FROM_S), 0.0, 2.0)
-    return np.where(m > 0, best * (1.0 + p.throttle * decades) + p.fixed, 0.0)
+    return out.reshape(shape)
+
+
+def quantize_time_s(
+    p: GemmParameters, device: DeviceShape, m: ArrayLike, k: ArrayLike, *, streamed: bool = False
+) -> Array:
+    """Seconds to quantise m x k 16-bit activations to 8 bits in a kernel of its own.
+
+    Benchmarks of 8-bit products time it with the product; engines fuse it into the norm before.
+    """
+    m, k = np.broadcast_arrays(np.asarray(m, float), np.asarray(k, float))
+    moved = 3.0 * m * k
+    hit = 0.0 if streamed else _hit(moved, p, device)
+    speed = device.bandwidth_bytes_per_s * p.memory
+    seconds = moved * ((1 - hit) / speed + hit / _cache_speed(p, device))
+    rows = m * p.quantize_row / (device.units * device.clock_hz)
+    return np.where(m > 0, seconds + rows + p.quantize_fixed, 0.0)
+
+
+def _cache_speed(p: GemmParameters, device: DeviceShape) -> float:
+    """Bytes per second of the last-level cache: what all units load together."""
+    return max(p.load * device.units * device.clock_hz, device.bandwidth_bytes_per_s)
+
+
+def _hit(working_set: Array, p: GemmParameters, device: DeviceShape) -> Array:
+    """Share of accesses that find a working set of so many bytes still in cache."""
+    usable = p.residency * device.cache_bytes
+    if usable <= 0:
+        return np.zeros(np.shape(working_set))
+    return 1.0 / (1.0 + (working_set / usable) ** RESIDENCY_SHARPNESS)
+
+
+def _candidates(p: GemmParameters, m: Array, n: Array) -> tuple[Array, Array, Array]:
+    """Tile rows, tile columns and splits: one row of candidates, or one tile per shape."""
+    if p.ladder:
+        table = np.array(p.ladder, float)
+        fits = (m[:, None] <= table[:, 0]) & (n[:, None] <= table[:, 1])
+        fits[:, -1] = True
+        pick = table[np.argmax(fits, axis=1)]
+        return pick[:, 2:3], pick[:, 3:4], np.ones((len(m), 1))
+    tiles = np.repeat(np.array(TILES, float), len(SPLITS), axis=0)
+    splits = np.tile(np.array(SPLITS, float), len(TILES))
+    return tiles[None, :, 0], tiles[None, :, 1], splits[None, :]
+
+
+def _flat(
+    p: GemmParameters, device: DeviceShape, m: Array, n: Array, k: Array, rate: float,
+    bytes_per: tuple[float, float, float], streamed: bool,
+) -> Array:  # fmt: skip
+    """`gemm_time_s` of one-dimensional arrays."""
+    tm, tn, splits = _candidates(p, m, n)
+    weight, activation, output = bytes_per
+    weights, inputs, outputs = n * k * weight, m * k * activation, m * n * output
+    near = weights + inputs + outputs
+    # The producer of the inputs and the consumer of the outputs run next to the product.
+    hit = _hit(near, p, device)
+    kept = (
+        np.zeros(m.shape) if streamed else _hit(near + (REPETITION_COPIES - 1) * weights, p, device)
+    )
+    speed, cache = device.bandwidth_bytes_per_s * p.memory, _cache_speed(p, device)
+    cached = weights * kept + (inputs + outputs) * hit
+    memory = (near - cached) / speed + cached / cache
+
+    m, n, k = m[:, None], n[:, None], k[:, None]
+    blocks = np.ceil(m / tm) * np.ceil(n / tn) * splits
+    step = np.maximum(
+        2.0 * tm * tn / (rate * p.compute / device.units),
+        (tm * activation + tn * weight) / (p.load * device.clock_hz),
+    )
+    slices = np.ceil(k / splits / K_STEP) * K_STEP
+    finish = tm * tn * (output / (p.store * device.clock_hz))
+    math = np.ceil(blocks / device.units) * (slices * step + finish)
+    parts = p.split / device.clock_hz + splits * m * n * (PARTIAL_BYTES / cache)
+    math = math + np.where(splits > 1, parts, 0.0)
+    side = p.patch * np.sqrt(device.units)
+    reread = m * n * k * (activation / (tn * side) + weight / (tm * side))
+    reread = np.maximum(reread - (weights + inputs)[:, None], 0.0) * (1.0 - hit)[:, None] / speed
+    filled = np.minimum(np.maximum(blocks, 1.0) / device.units, 1.0) ** p.fill
+    memory = (memory[:, None] + reread) / filled
+    allowed = (splits == 1) | (k >= splits * MIN_SPLIT_K)
+    best = np.argmin(np.where(allowed, math + memory, np.inf), axis=1)
+    row = np.arange(len(best))
+    math, memory = math[row, best], memory[row, best]
+    joined = np.maximum(math, memory)
+    joined = joined * (1.0 + (np.minimum(math, memory) / np.maximum(joined, 1e-30)) ** p.join) ** (
+        1.0 / p.join
+    )
+    ideal = 2.0 * (m * n * k)[:, 0] / rate
+    decades = np.log10(np.maximum(ideal, 1e-30) / THROTTLE_FROM_S)
+    slow = 1.0 + p.throttle * np.clip(decades, 0.0, THROTTLE_DECADES)
+    return np.where(m[:, 0] > 0, joined * slow + p.fixed, 0.0)

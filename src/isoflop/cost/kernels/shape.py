@@ -19,12 +19,15 @@ class DeviceShape:
         Device memory bandwidth and last-level cache.
     bf16_flop_per_s : float
         Dense 16-bit rate: attention and 16-bit GEMMs run at it.
+    clock_hz : float
+        Clock at which units count the cycles of loads, stores and synchronisation.
     """
 
     units: int
     bandwidth_bytes_per_s: float
     cache_bytes: float
     bf16_flop_per_s: float
+    clock_hz: float
 
     @classmethod
     def of(cls, device: Accelerator) -> DeviceShape:
@@ -36,6 +39,7 @@ class DeviceShape:
             bandwidth_bytes_per_s=device.memory.bandwidth_bytes_per_s,
             cache_bytes=device.memory.cache_bytes,
             bf16_flop_per_s=rate or max(rates.values()),
+            clock_hz=device.compute.clock_hz,
         )
 
     def resident(self, moved_bytes, share: float):
