@@ -174,7 +174,8 @@ def _print(reports, json: bool, all_layers: bool, output: Path | None) -> None:
     shown = layers if all_layers else layers[:WORST_LAYERS]
     head = ["layer", "output", "weight", "SQNR dB", "max", "cosine", "bits", "outliers", "peak"]
     cells = [
-        [r["name"].removesuffix(".weight").removeprefix("model."), f"{r['relative_output_rmse']:.4f}",
+        [r["name"].removesuffix(".weight").removeprefix("model."),
+         f"{r['relative_output_rmse']:.4f}",
          f"{r['relative_rmse']:.4f}", f"{r['sqnr_db']:.2f}", f"{r['max_error']:.2g}",
          f"{r['cosine']:.4f}", f"{r['bits_per_weight']:.3f}", str(r["outliers"]),
          f"{r['peak_over_rms']:.1f}"]
