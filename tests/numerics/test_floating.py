@@ -287,3 +287,46 @@ def test_all_float32_inputs_equal_ml_dtypes(name):
         with np.errstate(invalid="ignore"):
             differ = encode(x, name, like="ml_dtypes") != x.astype(dtype).view(np.uint8)
         assert not differ.any(), x[differ][:4]
+
+
+@pytest.mark.parametrize("name", ["p3109-16p8se", "p3109-16p12uf", "p3109-12p4sf", "p3109-16p16se"])
+def test_wide_p3109_codes_survive_a_round_trip(name):
+    fmt = load_format(name)
+    values = fmt.values
+    real = np.isfinite(values)
+    codes = np.arange(fmt.code_count)
+    assert np.array_equal(encode(values[real], fmt), codes[real])
+    assert np.isnan(values).sum() == fmt.nan_count
+    order = np.argsort(values[real & (codes < fmt.code_count // 2)], kind="stable")
+    assert np.array_equal(order, np.arange(order.size))
+
+
+def test_formats_wider_than_float64_encode_but_do_not_pretend_to_fit():
+    fmt = load_format("p3109-16p2se")  # exponents to 4096
+    assert fmt.max_exponent > 1023
+    x = np.array([1.0, 1.25, 1e300, 5e-324])
+    codes = encode(x, fmt)
+    assert decode(codes, fmt, dtype=float).tolist() == [1.0, 1.0, 1.5 * 2.0**996, 5e-324]
+    with pytest.raises(InvalidInput, match="cannot hold"):
+        round_to(x, fmt)
+
+
+def test_shapes_and_kinds_that_are_easy_to_forget():
+    assert round_to(np.empty((0, 3), np.float32), "e4m3").shape == (0, 3)
+    assert encode(np.empty(0), "posit16").size == 0
+    x = np.arange(24, dtype=np.float32).reshape(4, 6)[:, ::2]
+    out = np.zeros((4, 6), np.float32)[:, ::2]
+    assert round_to(x, "e2m1", out=out) is out
+    assert np.array_equal(out, round_to(x.copy(), "e2m1"))
+    assert round_to([1.1, 2.2], "bf16").dtype == np.float64
+    assert round_to(np.float16(1.07), "e4m3").dtype == np.float16
+
+
+def test_jax_arrays_stay_jax_arrays():
+    jnp = pytest.importorskip("jax.numpy")
+    x = jnp.linspace(-500, 500, 1001, dtype=jnp.float32)
+    y = round_to(x, "e4m3", overflow="saturate")
+    assert type(y) is type(x)
+    assert np.array_equal(np.asarray(y), round_to(np.asarray(x), "e4m3", overflow="saturate"))
+    with pytest.raises(InvalidInput, match="read-only"):
+        round_to(x, "e4m3", out=x)

@@ -41,8 +41,7 @@ def quantize(
     format
         A number format, see `isoflop formats list`. With --compare, the first of several.
     method
-        rtn, clip, gptq, gptq-act-order, babai, awq, smoothquant, seedlm, powerquant,
-        learned-rounding, whitepaper-int8 or bit-planes.
+        rtn, clip, gptq, gptq-act-order, babai, awq, smoothquant, seedlm, learned-rounding...
     calibration
         A .safetensors file with layer inputs of shape (rows, in) under the weights' names.
     output
@@ -74,13 +73,9 @@ def quantize(
         raise InvalidInput(
             "A byte budget needs formats to choose from. Add --compare nvfp4,mxfp8-e4m3,bf16."
         )
-    reports = [
-        _run(file, settings, calibration, _output_of(file, checkpoint, output), resume)
-        for file in files
-    ]
-    _print(reports, json, all_layers)
-    if output is not None and not json:
-        print(f"Written to {output}.")
+    targets = [_output_of(file, checkpoint, output) for file in files]
+    reports = [_run(f, settings, calibration, t, resume) for f, t in zip(files, targets)]
+    _print(reports, json, all_layers, output)
 
 
 def _output_of(file: Path, checkpoint: Path, output: Path | None) -> Path | None:
@@ -163,7 +158,7 @@ def _print_comparison(rows, chosen, method, json) -> None:
         console().print(table("", ["format", "layers"], counts))
 
 
-def _print(reports, json: bool, all_layers: bool) -> None:
+def _print(reports, json: bool, all_layers: bool, output: Path | None) -> None:
     from ..numerics.mixed import total_of
     from ..numerics.report import measures
     from ..units import show_bytes
@@ -177,10 +172,10 @@ def _print(reports, json: bool, all_layers: bool) -> None:
         return
     layers.sort(key=lambda r: -r["relative_output_rmse"])
     shown = layers if all_layers else layers[:WORST_LAYERS]
-    head = ["layer", "output RMSE", "RMSE", "SQNR dB", "max error", "cosine", "bits/weight",
-            "outliers", "peak/rms"]  # fmt: skip
+    head = ["layer", "output", "weight", "SQNR dB", "max", "cosine", "bits", "outliers", "peak"]
     cells = [
-        [r["name"].removesuffix(".weight"), f"{r['relative_output_rmse']:.4f}",
+        [r["name"].removesuffix(".weight").removeprefix("model."),
+         f"{r['relative_output_rmse']:.4f}",
          f"{r['relative_rmse']:.4f}", f"{r['sqnr_db']:.2f}", f"{r['max_error']:.2g}",
          f"{r['cosine']:.4f}", f"{r['bits_per_weight']:.3f}", str(r["outliers"]),
          f"{r['peak_over_rms']:.1f}"]
@@ -188,7 +183,11 @@ def _print(reports, json: bool, all_layers: bool) -> None:
     ]  # fmt: skip
     report = reports[0]
     out = console()
-    out.print(table(f"{report.format} by {report.method}: layers by output error", head, cells))
+    out.print(
+        table(
+            f"{report.format} by {report.method}: relative RMSE of output and weight", head, cells
+        )
+    )
     if len(shown) < len(layers):
         out.print(f"({len(layers) - len(shown)} more layers; --all-layers prints them)")
     kept = sum(r.kept_bytes for r in reports)
@@ -204,3 +203,5 @@ def _print(reports, json: bool, all_layers: bool) -> None:
     for report in reports:
         for note, count in report.notes.items():
             out.print(f"Note ({count} layers): {note}")
+    if output is not None:
+        out.print(f"Written to {output}.")

@@ -205,10 +205,10 @@ _MODES = {
 
 @cache
 def kernels():
-    """The compiled bodies, or None without numba."""
+    """The compiled bodies; None without numba, or where it finds no folder for its cache."""
     try:
         from . import _kernels
-    except ImportError:
+    except (ImportError, RuntimeError):
         return None
     return _kernels
 
@@ -270,12 +270,15 @@ def _call(fmt: FloatFormat, policy: RoundingPolicy, width: int, codes: bool) -> 
     for pair in (want.over, want.infinite, want.nan):
         special += [U(pick(fmt, pair[0], False, ones)), U(pick(fmt, pair[1], True, ones))]
     special += [U(fmt.negative_zero), U(fmt.bits - 1)]
+    # Where the format's subnormals are the input type's own, their bits follow from the index
+    # like all others, and a multiplication by a subnormal (slow on most CPUs) is avoided.
+    unit = F(1.0) if bias + low == 1 else F(2.0 ** (low - y))
     stochastic = policy.rounding == "stochastic"
     name = ("stochastic_" if stochastic else "") + ("encode" if codes else "")
     kernel = getattr(module, f"{(name or 'general').rstrip('_')}_{width}")
     return _Call(
         kernel=kernel, counted=True,
-        arguments=(mode, layout, F(2.0 ** (low - y)), tuple(special)),
+        arguments=(mode, layout, unit, tuple(special)),
     )  # fmt: skip
 
 

@@ -125,7 +125,7 @@ def _general(width: int, stochastic: bool, codes: bool):
             else:
                 body = add(shl(index, normal_shift), shl(sub(low, ONE), BITS))
                 small = as_uint(signed_to_float(index) * unit)
-                body = small if index < shl(ONE, y) else body
+                body = small if (low > ONE and index < shl(ONE, y)) else body
                 body = bor(body, shl(ONE, SIGN)) if negative else body
                 body = ZERO if (index == ZERO and minus_zero == ZERO) else body
             body = (over_n if negative else over_p) if index > top else body

@@ -47,14 +47,16 @@ class Blocks:
 
     def decode(self) -> np.ndarray:
         """The values, float32."""
+        from ..rounding import decode
+
         fmt = self.format
         block = fmt.block or self.codes.shape[-1]
         shape = (*self.scales.shape, block)
-        values = fmt.element.decode(self.codes).reshape(shape)
+        values = decode(self.codes, fmt.element).reshape(shape)
         if self.zero_points is not None:
             values = values - self.zero_points[..., None]
         scale = (self.scales * np.float32(self.tensor_scale))[..., None]
-        return (values.astype(np.float32) * scale).reshape(self.codes.shape)
+        return (values.astype(np.float32, copy=False) * scale).reshape(self.codes.shape)
 
     @property
     def storage_bytes(self) -> int:

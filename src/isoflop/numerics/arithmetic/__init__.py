@@ -1,0 +1,1 @@
+"""Approximate, reproducible and fault-tolerant arithmetic, one idea per file."""
