@@ -110,6 +110,7 @@ def main() -> None:
     end_to_end(data)
     speed()
     command_line()
+    print("number formats: python -m benchmarks.numerics")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Saha and Ye 2024, The I/O Complexity of Attention: Theta(N^2 d^2 / M) for M >= d
 Liu et al. 2025, The Serial Scaling Hypothesis: work, and the span that no hardware shortens.
 Lai et al. 2023, Relax: costs as functions of symbolic shapes.
 Jha et al. 2020, DRACO: utilisation of processing elements on systolic arrays.
+Frantar et al. 2024, MARLIN: until which batch 4-bit weights pay.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..cost.features import Batch
 from ..cost.operators.base import AttentionShape, GemmShape
 from ..cost.step import StepModel
 from ..cost.timing import linear
+from ..formats import load_format
 from ..units import show_bytes, show_flop, show_s
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 Section = tuple[str, list[str], list[list[str]], str]
 
+WEIGHT_FORMATS = ("fp8", "int8", "int4-g128", "mxfp4", "nvfp4")
+PAYS = 1.05
+"""Speed-up from which a format is worth its error."""
 QUERY_TILE = 128
 """Query rows of one attention tile, each of which reads all its keys once."""
 
@@ -188,6 +193,32 @@ def systolic(step: StepModel, question: Question) -> Section:
     return "PE utilisation", ["product", "rows", "n", "k", "busy"], rows, note
 
 
+def weights(step: StepModel, question: Question) -> Section:
+    """Speed-up of narrower weight formats by batch, and until which batch each one pays."""
+    from attrs import evolve
+
+    batches = np.array(question.batches, float)
+    local = question.steps(batches / (step.plan.data * step.plan.pipeline))
+    base = step.step_s(local)
+    columns = ["weights", "bits", *(str(b) for b in question.batches), "pays until"]
+    rows = []
+    for name in WEIGHT_FORMATS:
+        fmt = load_format(name)
+        plan = evolve(step.plan, formats=evolve(step.plan.formats, weights=name, experts=""))
+        other = StepModel(model=step.model, plan=plan, device=step.device, cluster=step.cluster,
+                          engine=step.engine)  # fmt: skip
+        gain = base / other.step_s(local)
+        pays = [b for b, g in zip(question.batches, gain, strict=True) if g > PAYS]
+        rows.append([name, f"{fmt.bits_per_value:.3g}", *(f"{g:.2f}x" for g in gain),
+                     str(max(pays)) if pays else "never"])  # fmt: skip
+    note = (
+        f"Step time with {step.plan.formats.weights} weights over step time with each format. "
+        "Weight-only formats move fewer bytes but multiply at 16 bits, so their gain fades as the "
+        "batch makes products compute-bound."
+    )
+    return "Weight formats by batch", columns, rows, note
+
+
 def pe_utilization(m: float, n: float, k: float, height: float, width: float) -> float:
     """Share of processing-element cycles that multiply, for (m x k)(k x n), weights stationary.
 
@@ -209,4 +240,5 @@ SECTIONS: dict[str, Callable[[StepModel, Question], Section]] = {
     "span": span,
     "formulas": formulas,
     "systolic": systolic,
+    "weights": weights,
 }

@@ -54,7 +54,8 @@ def explain(
     engine
         Engine whose overheads apply: vllm, sglang, trtllm or default.
     sections
-        More of the answer, comma-separated: movement, io, span, formulas, systolic, or all.
+        More of the answer, comma-separated: movement, io, span, formulas, systolic, weights;
+        or all.
     json
         Print JSON.
     plot
