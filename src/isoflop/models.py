@@ -7,15 +7,36 @@ cost engine multiplies.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Literal
 
 from attrs import field, frozen
 
-from . import catalog
+from . import catalog, parameters
 from .errors import InvalidInput
 from .provenance import Source
 
 KIND = "models"
+
+_NEEDED = {
+    "attention": ("heads", "kv_heads", "head_dim"),
+    "mla": ("heads", "head_dim", "kv_rank", "rope_dim", "v_head_dim"),
+    "linear": ("heads", "head_dim"),
+    "ssm": ("heads", "head_dim", "state"),
+    "simplicial": ("heads", "kv_heads", "head_dim", "window", "window2"),
+    "conv": ("kernel", "stride", "groups"),
+    "none": (),
+}
+"""Fields each kind of mixer cannot do without."""
+
+
+def _too_small(part: Mixer | FeedForward, names: tuple[str, ...]) -> list[str]:
+    return [
+        f"{name} is {getattr(part, name)}; it must be at least 1"
+        for name in names
+        if getattr(part, name) < 1
+    ]
 
 
 @frozen(kw_only=True)
@@ -40,8 +61,17 @@ class Mixer:
     causal : bool
     sinks : int
         Always-attended extra tokens or learned sink logits per head.
+    qk_norm, qk_norm_width : bool, {"head", "all"}
+        Whether queries and keys are normalised, with one weight vector of a head's width that
+        all heads share (Qwen 3, Gemma 3) or one as wide as all heads (OLMo 2, MiniMax-M2).
     gated_output : bool
         Whether an output gate as wide as the heads is projected from the input.
+    dt_rank : int
+        Above 0 an `ssm` is Mamba-1: `heads` channels of `head_dim` 1, a full `heads` x `state`
+        decay, and B, C and the step projected from the channels through this rank.
+    index_heads, index_dim, index_topk : int
+        Of an mla layer with sparse attention (DeepSeek-V3.2): heads and width of the indexer
+        that scores all past tokens, and how many of them attention then reads; 0 for none.
     """
 
     kind: Literal["attention", "mla", "linear", "ssm", "simplicial", "conv", "none"]
@@ -64,9 +94,23 @@ class Mixer:
     qkv_bias: bool = False
     out_bias: bool = False
     qk_norm: bool = False
+    qk_norm_width: Literal["head", "all"] = "head"
     gated_output: bool = False
+    dt_rank: int = 0
+    index_heads: int = 0
+    index_dim: int = 0
+    index_topk: int = 0
     cross: bool = False
     """True for an encoder-decoder's cross attention."""
+
+    def __attrs_post_init__(self) -> None:
+        problems = _too_small(self, _NEEDED[self.kind])
+        if self.kind == "attention" and not problems and self.heads % self.kv_heads:
+            problems.append(
+                f"{self.heads} query heads cannot share {self.kv_heads} key/value heads evenly"
+            )
+        if problems:
+            raise InvalidInput(f"a mixer of kind '{self.kind}': {'; '.join(problems)}")
 
 
 @frozen(kw_only=True)
@@ -84,6 +128,9 @@ class FeedForward:
     shared_inner : int
         Total width of the shared experts every token visits (0: none).
     expert_kind : {"gated", "plain"}
+    latent : int
+        Width the routed experts work in, with one shared projection down to it and one back up
+        (Nemotron 3 Super); 0 for the hidden width.
     capacity : float
         Fraction of tokens the layer processes (mixture of depths); 1 for all.
     """
@@ -97,7 +144,20 @@ class FeedForward:
     router_bias: bool = False
     shared_gate: bool = False
     bias: bool = False
+    latent: int = 0
     capacity: float = 1.0
+
+    def __attrs_post_init__(self) -> None:
+        needed = {"none": (), "moe": ("inner", "experts", "experts_per_token")}
+        problems = _too_small(self, needed.get(self.kind, ("inner",)))
+        if self.experts_per_token > self.experts:
+            problems.append(
+                f"a token cannot visit {self.experts_per_token} of {self.experts} experts"
+            )
+        if not 0 < self.capacity <= 1:
+            problems.append(f"capacity is {self.capacity}; it must be above 0 and at most 1")
+        if problems:
+            raise InvalidInput(f"a feed-forward of kind '{self.kind}': {'; '.join(problems)}")
 
 
 @frozen(kw_only=True)
@@ -119,6 +179,13 @@ class LayerGroup:
     norms: int = 2
     norm_bias: bool = False
 
+    def __attrs_post_init__(self) -> None:
+        if self.count < 1 or self.norms < 0:
+            raise InvalidInput(
+                f"a group of {self.count} layers with {self.norms} norms each; at least one "
+                "layer is needed and norms cannot be negative"
+            )
+
 
 @frozen(kw_only=True)
 class Vision:
@@ -139,7 +206,9 @@ class Vision:
 class Check:
     """A published value that a derived one must meet."""
 
-    quantity: Literal["parameters", "active_parameters"]
+    quantity: Literal[
+        "parameters", "active_parameters", "compute_parameters", "non_embedding_parameters"
+    ]
     value: float
     rel_tol: float = 0.005
     source: str
@@ -160,10 +229,17 @@ class ModelSpec:
         Rows of a segment table (BERT).
     max_context : int
         Longest context in tokens.
-    weight_format : str
-        Format the published weights are stored in.
+    embedding_width : int
+        Width of the token table where it differs from `hidden` (OPT-350M); two projections
+        without bias then lead in and out.
+    classes : int
+        Outputs of a classification head with a bias (ViT), 0 for none.
+    weight_format, dense_format : str
+        Format the published weights are stored in; with a `dense_format`, `weight_format`
+        covers the routed experts alone and everything else is stored in `dense_format`.
     extra_parameters : int
-        Parameters outside everything modelled here, stated with a note.
+        Parameters outside everything modelled here, stated with a note: they take memory, but
+        no token of text passes through them.
     """
 
     id: str
@@ -183,7 +259,9 @@ class ModelSpec:
     head_bias: bool = False
     pooler: bool = False
     vision: Vision | None = None
+    classes: int = 0
     weight_format: str = "bf16"
+    dense_format: str = ""
     extra_parameters: int = 0
     released: str = ""
     hf_id: str = ""
@@ -205,18 +283,56 @@ class ModelSpec:
     @property
     def parameters(self) -> int:
         """All parameters, embeddings included."""
-        from .parameters import count
-
-        return count(self)
+        return parameters.count(self)
 
     @property
     def active_parameters(self) -> int:
-        """Parameters one token uses: routed experts count only as many as it visits."""
-        from .parameters import count_active
+        """Parameters one token of text uses: routed experts count only as many as it visits.
 
-        return count_active(self)
+        Token tables count in full, as in the published 12.9B of Mixtral 8x7B or 37B of
+        DeepSeek-V3.
+        """
+        return parameters.count_active(self)
+
+    @property
+    def compute_parameters(self) -> int:
+        """Active parameters that multiply a token: without tables that are only looked up.
+
+        A tied table counts once, as the head. This is the N of "2 N FLOP per token", and the
+        "active" count of the gpt-oss model card.
+        """
+        return parameters.count_active(self) - parameters.looked_up(self)
+
+    @property
+    def non_embedding_parameters(self) -> int:
+        """Parameters of the layers and norms: no token or position table, head or extras."""
+        return parameters.count_non_embedding(self)
 
 
 def load_model(name: str) -> ModelSpec:
-    """A model by catalog id or alias, or a Hugging Face `config.json` by path."""
+    """A model by catalog id or alias, or a Hugging Face `config.json` by path.
+
+    A name that is an existing file or folder, or that ends in `.json`, is read as a
+    configuration; every other one is looked up in the catalog.
+
+    Raises
+    ------
+    UnknownName
+        If the catalog has no such model; the nearest names are listed.
+    CatalogError
+        If the configuration cannot be read or lacks fields; all problems are listed.
+    """
+    if _is_config(name):
+        from .hf_config import from_config
+
+        return from_config(name)
     return catalog.load(KIND, name, ModelSpec, "model")
+
+
+def _is_config(name: str) -> bool:
+    if name.lower().endswith(".json"):
+        return True
+    path = Path(name)
+    if path.is_dir():
+        return (path / "config.json").is_file() or os.sep in name
+    return path.is_file()
