@@ -30,7 +30,7 @@ def fit(
         x = np.clip(x0 * factor, lo + 1e-6 * (hi - lo), hi - 1e-6 * (hi - lo))
         result = least_squares(
             residual, x, bounds=(lo, hi), loss="soft_l1", f_scale=scale, diff_step=1e-3,
-            max_nfev=40,
+            max_nfev=120,
         )  # fmt: skip
         if best is None or result.cost < best.cost:
             best = result

@@ -38,6 +38,10 @@ class PrefillParameters:
         Slow-down per decade of duration beyond 0.1 ms.
     tail : float
         Waves lost to uneven tiles.
+    tile : float
+        Seconds of prologue and epilogue per wave of tiles.
+    window_slack : float
+        Key blocks computed beyond a sliding window's band.
     """
 
     fixed: float
@@ -47,6 +51,8 @@ class PrefillParameters:
     join: float
     throttle: float
     tail: float
+    tile: float = 0.0
+    window_slack: float = 0.0
 
 
 @frozen(kw_only=True)
@@ -98,18 +104,22 @@ def _floats(*values: ArrayLike) -> list[Array]:
 
 
 def tiled_pairs(
-    queries: ArrayLike, prior: ArrayLike, window: ArrayLike = 0.0, causal: bool = True
+    queries: ArrayLike,
+    prior: ArrayLike,
+    window: ArrayLike = 0.0,
+    causal: bool = True,
+    slack: float = 0.0,
 ) -> tuple[Array, Array, Array]:
     """Query-key pairs as whole tiles compute them, the longest tile's keys, and tiles.
 
     The triangle is covered by rows of tiles 128 queries high; the i-th sees prior + 128 i keys,
-    or a window's worth.
+    or a window's worth and `slack` key blocks more.
     """
     q, c, w = _floats(queries, prior, window)
     tiles = np.ceil(q / QUERY_TILE)
     if not causal:
         return q * np.maximum(q, 1.0), q, tiles
-    band = np.where(w > 0, w + QUERY_TILE, np.inf)
+    band = np.where(w > 0, w + QUERY_TILE + slack * KEY_BLOCK, np.inf)
     inside = np.clip(np.floor((band - c) / QUERY_TILE), 0.0, tiles)
     rising = inside * c + QUERY_TILE * inside * (inside + 1.0) / 2.0
     flat = (tiles - inside) * np.where(w > 0, band, 0.0)
@@ -124,32 +134,37 @@ def prefill_time_s(
     batch: ArrayLike,
     queries: ArrayLike,
     prior: ArrayLike,
-    heads: float,
-    kv_heads: float,
-    head_dim: float,
-    v_head_dim: float = 0.0,
-    window: float = 0.0,
+    heads: ArrayLike,
+    kv_heads: ArrayLike,
+    head_dim: ArrayLike,
+    v_head_dim: ArrayLike = 0.0,
+    window: ArrayLike = 0.0,
     causal: bool = True,
     kv_bytes_per_value: float = 2.0,
 ) -> Array:
-    """Seconds of attention over `batch` chunks of `queries` tokens after `prior` cached ones."""
-    b, q, c = _floats(batch, queries, prior)
-    v_dim = v_head_dim or head_dim
-    pairs, longest, rows = tiled_pairs(q, c, window, causal)
-    width = (head_dim + v_dim) / 2.0
+    """Seconds of attention over `batch` chunks of `queries` tokens after `prior` cached ones.
+
+    Chunks of less than a tile pack the query heads that share a KV head into one tile.
+    """
+    b, q, c, h, kv, d, v, w = _floats(
+        batch, queries, prior, heads, kv_heads, head_dim, v_head_dim, window
+    )
+    width = d + np.where(v > 0, v, d)
+    pairs, longest, rows = tiled_pairs(q, c, w, causal, p.window_slack)
+    packed = np.ceil(q * h / kv / QUERY_TILE) * kv
+    share = np.where((q <= QUERY_TILE) & (packed < h * rows), packed / (h * np.maximum(rows, 1)), 1)
     rate = device.bf16_flop_per_s * p.compute
-    rate *= min((width / 128.0) ** p.head_exponent, 1.15)
-    tiles = b * heads * rows
-    ideal = 2.0 * (head_dim + v_dim) * pairs * b * heads / rate
+    rate = rate * np.minimum((width / 256.0) ** p.head_exponent, 1.15)
+    tiles = b * h * rows * share
+    ideal = 2.0 * width * pairs * b * h * share / rate
     waves = np.maximum(tiles / device.units, 1.0)
-    critical = 2.0 * (head_dim + v_dim) * QUERY_TILE * longest / (rate / device.units)
+    critical = 2.0 * width * QUERY_TILE * longest / (rate / device.units)
     math = np.maximum(ideal * (1.0 + p.tail / waves), critical)
-    keys = c + q if not window else np.minimum(c, window) + q
-    moved = b * (
-        2.0 * q * heads * (head_dim + v_dim) + keys * kv_heads * (head_dim + v_dim)
-        * kv_bytes_per_value
-    )  # fmt: skip
-    speed = min(p.stream * device.units * SM_STREAM_BYTES_PER_S, 0.9 * device.bandwidth_bytes_per_s)
+    math = math + np.ceil(tiles / device.units) * p.tile
+    keys = np.where(w > 0, np.minimum(c, w) + q, c + q)
+    moved = b * (2.0 * q * h * width + keys * kv * width * kv_bytes_per_value)
+    streamed = p.stream * device.units * SM_STREAM_BYTES_PER_S
+    speed = min(streamed, 0.9 * device.bandwidth_bytes_per_s)
     time = (math**p.join + (moved / speed) ** p.join) ** (1.0 / p.join)
     decades = np.clip(np.log10(np.maximum(ideal, 1e-30) / 1e-4), 0.0, 2.0)
     time = time * (1.0 + p.throttle * decades) + p.fixed
