@@ -1,0 +1,1 @@
+"""L3: scaling laws, from runs to a decision with an interval."""

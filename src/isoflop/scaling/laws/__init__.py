@@ -1,0 +1,1 @@
+"""Law forms, one file each; see `isoflop.scaling.law`."""
