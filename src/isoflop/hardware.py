@@ -39,11 +39,15 @@ class Memory:
         Peak, from the datasheet.
     cache_bytes : float
         Last-level cache shared by all compute units (0 if none).
+    streaming_share : float or None
+        Measured share of the bandwidth that kernels reading weights reach, where a published
+        measurement gives it.
     """
 
     capacity_bytes: float
     bandwidth_bytes_per_s: float
     cache_bytes: float = 0.0
+    streaming_share: float | None = None
     source: str
     note: str = ""
 
@@ -62,6 +66,8 @@ class Compute:
     unit_name : str
     clock_hz : float
         Boost clock at which the datasheet rates hold.
+    load_clock_hz : float
+        Clock it holds under load where that is above `clock_hz` (consumer boards); 0 if not.
     local_bytes : float
         Software-managed on-chip memory per unit (shared memory, LDS, VMEM).
     array : tuple of int
@@ -71,6 +77,7 @@ class Compute:
     units: int
     unit_name: str = "SM"
     clock_hz: float
+    load_clock_hz: float = 0.0
     local_bytes: float = 0.0
     array: tuple[int, ...] = ()
     source: str

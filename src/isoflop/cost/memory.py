@@ -25,8 +25,11 @@ class MemoryPolicy:
     ----------
     utilization : float
         Share of the device an engine claims (vLLM's gpu_memory_utilization).
+    driver_bytes : float
+        What the driver keeps of the capacity before a framework sees it: a 24564 MiB board shows
+        24081 MiB to programs.
     reserve_bytes : float
-        Driver context, library workspaces and captured graphs.
+        Contexts, library workspaces and captured graphs, inside the claimed share.
     block_tokens : int
         Tokens of one page of the cache; a sequence wastes half a page on average.
     step_tokens : int
@@ -34,7 +37,8 @@ class MemoryPolicy:
     """
 
     utilization: float = 0.9
-    reserve_bytes: float = 1.5 * 2**30
+    driver_bytes: float = 480 * 2**20
+    reserve_bytes: float = 0.75 * 2**30
     block_tokens: int = 16
     step_tokens: int = 8192
 
@@ -178,7 +182,7 @@ def memory_use(
         activations_bytes=activation_bytes(model, plan, policy),
         reserve_bytes=policy.reserve_bytes,
         capacity_bytes=capacity,
-        usable_bytes=capacity * policy.utilization,
+        usable_bytes=(capacity - policy.driver_bytes) * policy.utilization,
     )
 
 

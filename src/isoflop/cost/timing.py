@@ -11,10 +11,10 @@ from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
-from attrs import define, field
+from attrs import define, evolve, field
 
 from ..formats import NumberFormat
-from ..hardware import Accelerator, Cluster
+from ..hardware import Accelerator, Cluster, load_accelerator
 from ..plans import Plan
 from ..provenance import Label
 from .collectives import CollectiveParameters, collective_time_s, tier_for
@@ -42,6 +42,20 @@ UNMEASURED_SIGMA = {
 }  # fmt: skip
 """Spread of log(measured / predicted) per kind for a device whose family was never measured:
 what the models show when a family is predicted from another one's parameters."""
+
+JOULES_PER_FLOP = {"ada": 1.0e-12, "hopper": 0.72e-12, "ampere": 1.15e-12}
+"""Board energy of one 16-bit FLOP in dense products, by family: what makes the device each family
+was fitted on sustain the share of its rate that its largest products reach (L40S 0.88 at 350 W,
+H100 SXM 0.90 at 700 W, A100 SXM 0.96 at 400 W)."""
+
+
+def sustained_share(device: Accelerator, joules_per_flop: float) -> float:
+    """Share of the 16-bit rate that the board's power and its highest clock allow."""
+    rate = device.rates.dense_flop_per_s.get("bf16", 0.0)
+    wanted = device.power.idle_watts + joules_per_flop * rate
+    clock = device.compute.load_clock_hz or device.compute.clock_hz
+    return min(clock / device.compute.clock_hz, device.power.board_watts / wanted)
+
 
 _SCORE = {"mla_prefill": "prefill", "stream": "gemm.bf16", "scan": "gemm.bf16"}
 
@@ -78,7 +92,35 @@ class KernelTimer:
     @cached_property
     def shape(self) -> DeviceShape:
         """The device as kernels see it."""
-        return DeviceShape.of(self.device)
+        shape = DeviceShape.of(self.device)
+        return evolve(
+            shape, bf16_flop_per_s=shape.bf16_flop_per_s * self.headroom,
+            bandwidth_bytes_per_s=shape.bandwidth_bytes_per_s * self._streaming,
+        )  # fmt: skip
+
+    @cached_property
+    def headroom(self) -> float:
+        """Sustained share of the dense rate, over that of the device its family was fitted on.
+
+        Dense products run into the board's power limit: a device reaches min(1, board / (idle +
+        joules per FLOP x rate)) of its rate. The fitted parameters hold this for their own device.
+        """
+        joules = JOULES_PER_FLOP.get(self.device.family)
+        if joules is None or self.label() == "interpolated" or not self.calibration.devices:
+            return 1.0
+        fitted = load_accelerator(self.calibration.devices[0])
+        if fitted.family != self.device.family:
+            return 1.0
+        return sustained_share(self.device, joules) / sustained_share(fitted, joules)
+
+    @cached_property
+    def _streaming(self) -> float:
+        """Measured share of the device's bandwidth over the fitted device's, where known."""
+        own = self.device.memory.streaming_share
+        bf16 = self.calibration.gemm.get("bf16")
+        if own is None or bf16 is None or self.label() == "interpolated":
+            return 1.0
+        return own / bf16.memory
 
     def label(self, operators: Sequence[Operator] = ()) -> Label:
         """interpolated on a measured device, analytic elsewhere."""
@@ -120,7 +162,7 @@ class KernelTimer:
 
     def _rate(self, fmt: NumberFormat) -> tuple[float, str]:
         rate, name = self.device.matrix_rate(fmt)
-        return rate, name
+        return rate * self.headroom, name
 
     def _parameters(self, table: dict[str, P], fmt: NumberFormat, rate_name: str) -> P:
         """Parameters of the closest measured operand class."""

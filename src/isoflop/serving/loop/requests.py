@@ -1,0 +1,278 @@
+"""What happens to a request: queue, admission, decoding, preemption, end."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from . import compiled
+from .cache import blocks_for, cached_units, release, room, settle, unlink
+from .heap import pop, push
+from .records import (
+    ADMISSIONS, BLOCKED, CLOCK, CONTEXT, DECODING, DONE, FED, FINISHED, FUTURE, N_ADMITTED,
+    N_DECODING, N_ENDING, N_PENDING, N_PREFILLING, N_REFUSED, N_RUNNING, N_WAITING, NEXT, OWED_S,
+    PREEMPTIONS, PREFILLING, REFUSED, STEP, SWAP_S_PER_BLOCK, SWAPPED, UNIT_HITS, UNIT_LOOKUPS,
+    USED, VIRTUAL, WAITING,
+)  # fmt: skip
+from .times import note
+
+
+@compiled
+def enqueue(r, s, limits, i):
+    """Put request i into the waiting queue; one whose cache can never fit is refused."""
+    if blocks_for(limits, r.prompt[i] + r.output[i] - 1) > limits.blocks:
+        r.state[i] = REFUSED
+        r.finish[i] = np.nan
+        s.whole[N_REFUSED] += 1
+        s.whole[FINISHED] += 1
+        return
+    if limits.fair == 1:
+        # Start-time fair queueing: a user's next request starts where the last one's share ended.
+        start = max(s.real[VIRTUAL], s.user_tag[r.user[i]])
+        s.user_tag[r.user[i]] = start + r.prompt[i] + 2.0 * r.output[i]
+        r.key[i] = start
+    elif limits.first_come == 1:
+        r.key[i] = r.arrival[i]
+    r.state[i] = WAITING
+    push(s.waiting_key, s.waiting, s.whole[N_WAITING], r.key[i], i)
+    s.whole[N_WAITING] += 1
+    if limits.first_come == 0:
+        s.whole[BLOCKED] = 0  # the new one may come first
+
+
+@compiled
+def ingest(r, s, limits):
+    """Move every request that has arrived by now into the queue, in order of arrival."""
+    now = s.real[CLOCK]
+    while True:
+        while s.whole[NEXT] < s.whole[FED] and r.state[s.whole[NEXT] % limits.ring] != FUTURE:
+            s.whole[NEXT] += 1
+        given = np.inf
+        if s.whole[NEXT] < s.whole[FED]:
+            given = r.arrival[s.whole[NEXT] % limits.ring]
+        followed = s.pending_time[0] if s.whole[N_PENDING] > 0 else np.inf
+        if min(given, followed) > now:
+            return
+        if given <= followed:
+            i = s.whole[NEXT] % limits.ring
+            s.whole[NEXT] += 1
+        else:
+            i = s.pending[0]
+            pop(s.pending_time, s.pending, s.whole[N_PENDING])
+            s.whole[N_PENDING] -= 1
+        enqueue(r, s, limits, i)
+
+
+@compiled
+def next_arrival(r, s, limits):
+    """Time of the next request that has not arrived; infinity for none."""
+    while s.whole[NEXT] < s.whole[FED] and r.state[s.whole[NEXT] % limits.ring] != FUTURE:
+        s.whole[NEXT] += 1
+    soonest = np.inf
+    if s.whole[NEXT] < s.whole[FED]:
+        soonest = r.arrival[s.whole[NEXT] % limits.ring]
+    if s.whole[N_PENDING] > 0:
+        soonest = min(soonest, s.pending_time[0])
+    return soonest
+
+
+@compiled
+def finish(r, s, limits, i):
+    """Request i has its last token."""
+    r.finish[i] = s.real[CLOCK]
+    r.state[i] = DONE
+    r.until[i] = -1
+    r.stamp[i] = -1
+    s.whole[FINISHED] += 1
+    s.whole[N_RUNNING] -= 1
+    s.whole[BLOCKED] = 0
+    release(r, s, limits, i)
+    j = r.follow[i]
+    if j >= 0:
+        r.arrival[j] = s.real[CLOCK] + r.think[i]
+        push(s.pending_time, s.pending, s.whole[N_PENDING], r.arrival[j], j)
+        s.whole[N_PENDING] += 1
+
+
+@compiled
+def purge(r, s):
+    """Drop the entries of preempted requests from the heap of ends."""
+    n = s.whole[N_ENDING]
+    kept = 0
+    for j in range(n):
+        i, due = s.ending[j], s.ending_step[j]
+        if r.until[i] == due and r.state[i] == DECODING:
+            push(s.ending_step, s.ending, kept, due, i)
+            kept += 1
+    s.whole[N_ENDING] = kept
+
+
+@compiled
+def start_decoding(r, s, t, limits, i):
+    """Request i, all of whose context is cached, decodes from the current step on."""
+    k = s.whole[STEP]
+    context = r.prompt[i] + r.done[i] - 1  # the newest token is not cached yet
+    gain = t.numbers[2]
+    r.base[i] = context
+    r.begin[i] = k
+    # In units of decoding steps; exact for one token per step.
+    filled = context if gain == 1.0 else int(context / gain)
+    r.offset[i] = filled - k
+    r.until[i] = k + int(math.ceil((r.output[i] - r.done[i]) / gain))
+    r.state[i] = DECODING
+    s.whole[N_DECODING] += 1
+    s.real[CONTEXT] += context
+    s.residues[r.offset[i] % limits.block_steps] += 1
+    if s.whole[N_ENDING] == len(s.ending):
+        purge(r, s)
+    push(s.ending_step, s.ending, s.whole[N_ENDING], r.until[i], i)
+    s.whole[N_ENDING] += 1
+
+
+@compiled
+def stop_decoding(r, s, t, limits, i):
+    """Take request i out of the decoding batch at the current step."""
+    settle(r, s, limits, i)
+    s.whole[N_DECODING] -= 1
+    s.real[CONTEXT] -= r.base[i] + t.numbers[2] * (s.whole[STEP] - r.begin[i])
+    if s.whole[N_DECODING] == 0:
+        s.real[CONTEXT] = 0.0
+    s.residues[r.offset[i] % limits.block_steps] -= 1
+
+
+@compiled
+def preempt(r, s, t, limits, i):
+    """Push running request i back to the queue, dropping or swapping its cache."""
+    swapped = False
+    if r.state[i] == DECODING:
+        left = int(math.ceil((r.until[i] - s.whole[STEP]) * t.numbers[2]))
+        r.done[i] = max(1, r.output[i] - left)
+        stop_decoding(r, s, t, limits, i)
+        r.until[i] = -1
+        r.last[i] = s.real[CLOCK]
+        swapped = limits.swap == 1
+        if swapped:
+            s.real[OWED_S] += s.real[SWAP_S_PER_BLOCK] * r.blocks[i]
+    else:  # still computing its prompt
+        n = s.whole[N_PREFILLING]
+        kept = 0
+        for j in range(n):
+            if s.prefilling[j] != i:
+                s.prefilling[kept] = s.prefilling[j]
+                kept += 1
+        s.whole[N_PREFILLING] = kept
+    release(r, s, limits, i)
+    r.state[i] = SWAPPED if swapped else WAITING
+    r.ready[i] = 0
+    r.preempted[i] += 1
+    r.stamp[i] = -1
+    s.whole[PREEMPTIONS] += 1
+    s.whole[N_RUNNING] -= 1
+    push(s.waiting_key, s.waiting, s.whole[N_WAITING], r.key[i], i)
+    s.whole[N_WAITING] += 1
+
+
+@compiled
+def youngest(r, s, limits):
+    """The running request to preempt: last admitted, or last in the queue's order; -1 for none."""
+    n = s.whole[N_ADMITTED]
+    worst = -1
+    while n > 0:
+        i = s.running[n - 1, 0]
+        if r.stamp[i] == s.running[n - 1, 1]:
+            if limits.first_come == 1:
+                s.whole[N_ADMITTED] = n
+                return i
+            if worst < 0 or r.key[i] > r.key[worst]:
+                worst = i
+        n -= 1
+    return worst
+
+
+@compiled
+def remember(r, s, i):
+    """Append to the admission list, dropping requests that have left it when it is full."""
+    if s.whole[N_ADMITTED] == len(s.running):
+        n = 0
+        for j in range(len(s.running)):
+            if r.stamp[s.running[j, 0]] == s.running[j, 1]:
+                s.running[n, 0] = s.running[j, 0]
+                s.running[n, 1] = s.running[j, 1]
+                n += 1
+        s.whole[N_ADMITTED] = n
+    s.running[s.whole[N_ADMITTED], 0] = i
+    s.running[s.whole[N_ADMITTED], 1] = r.stamp[i]
+    s.whole[N_ADMITTED] += 1
+
+
+@compiled
+def reserve(r, s, limits, i, held, units):
+    """Book the cache of `held` tokens, `units` of them shared; whether there was room."""
+    # Referencing idle units takes them from the evictable ones.
+    fresh = 0
+    for n in range(units):
+        if s.unit_refs[r.units[r.unit_start[i] + n]] == 0:
+            fresh += 1
+    private = blocks_for(limits, held) - units * limits.unit_blocks
+    if private > limits.blocks - s.whole[USED] - fresh * limits.unit_blocks:
+        return False
+    for n in range(units):
+        unit = r.units[r.unit_start[i] + n]
+        if s.unit_refs[unit] == 0:
+            unlink(s, unit)
+            s.whole[USED] += limits.unit_blocks
+        s.unit_refs[unit] += 1
+    room(s, limits, private)
+    s.whole[USED] += private
+    r.blocks[i] = private
+    r.shared[i] = units
+    return True
+
+
+@compiled
+def admit(r, s, t, limits, tokens_left):
+    """Start waiting requests while slots, cache and the step's tokens allow."""
+    while s.whole[N_WAITING] > 0 and s.whole[N_RUNNING] < limits.sequences and tokens_left > 0:
+        i = s.waiting[0]
+        swapped = r.state[i] == SWAPPED
+        again = r.done[i] > 0  # preempted after its first token
+        held = r.prompt[i] + r.done[i] - (1 if again else 0)
+        units = cached_units(r, s, limits, i)
+        hit = units * limits.unit_tokens
+        ready = held if swapped else (hit if again else max(hit, r.computed[i]))
+        if limits.chunked == 0 and held - ready > tokens_left and s.whole[N_PREFILLING] > 0:
+            return  # whole prompts only: this one starts a step of its own
+        if not reserve(r, s, limits, i, held, units):
+            s.whole[BLOCKED] = 1
+            return
+        pop(s.waiting_key, s.waiting, s.whole[N_WAITING])
+        s.whole[N_WAITING] -= 1
+        if r.preempted[i] == 0:
+            s.whole[UNIT_HITS] += units
+            s.whole[UNIT_LOOKUPS] += r.unit_end[i] - r.unit_start[i]
+            r.hit[i] = hit
+            r.scheduled[i] = s.real[CLOCK]
+        s.whole[N_RUNNING] += 1
+        s.whole[ADMISSIONS] += 1
+        r.stamp[i] = s.whole[ADMISSIONS]
+        s.real[VIRTUAL] = max(s.real[VIRTUAL], r.key[i])
+        remember(r, s, i)
+        if ready < held:
+            r.ready[i] = ready
+            r.target[i] = held
+            r.state[i] = PREFILLING
+            s.prefilling[s.whole[N_PREFILLING]] = i
+            s.whole[N_PREFILLING] += 1
+            tokens_left -= held - ready
+            continue
+        if swapped:
+            s.real[OWED_S] += s.real[SWAP_S_PER_BLOCK] * r.blocks[i]
+            note(s, s.real[CLOCK] - r.last[i], 1.0)
+        else:  # its cache and first token came along from another instance
+            r.done[i] = 1
+            r.first[i] = s.real[CLOCK]
+        if r.done[i] >= r.output[i]:
+            finish(r, s, limits, i)
+        else:
+            start_decoding(r, s, t, limits, i)

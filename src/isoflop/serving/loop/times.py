@@ -1,0 +1,105 @@
+"""Step times from the tables, and where the clock and the statistics go."""
+
+from __future__ import annotations
+
+import math
+
+from . import compiled
+from .records import (
+    BATCH_S, BIN_LOW, BIN_WIDTH, BLOCK_S, BUSY, CLOCK, CONTEXT, CONTEXT_S, N_DECODING, N_LOG,
+    N_WAITING, STEPS, USED,
+)  # fmt: skip
+
+
+@compiled
+def cell(grid, value):
+    """Index of the knot at or below `value`, at most the last but one."""
+    low = 0
+    high = len(grid) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if grid[middle] <= value:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def attention_s(t, sequences, context):
+    """Decode attention of one step, and its slope per token of context."""
+    j = cell(t.context, context)
+    low = t.attention[sequences, j]
+    slope = (t.attention[sequences, j + 1] - low) / (t.context[j + 1] - t.context[j])
+    return low + slope * (context - t.context[j]), slope
+
+
+@compiled
+def prompt_s(t, tokens, prior):
+    """Attention of one chunk of `tokens` after `prior` cached ones."""
+    i = cell(t.chunk, tokens)
+    j = cell(t.prior, prior)
+    u = (tokens - t.chunk[i]) / (t.chunk[i + 1] - t.chunk[i])
+    v = (prior - t.prior[j]) / (t.prior[j + 1] - t.prior[j])
+    a = t.prompt[i, j] * (1.0 - v) + t.prompt[i, j + 1] * v
+    b = t.prompt[i + 1, j] * (1.0 - v) + t.prompt[i + 1, j + 1] * v
+    return a * (1.0 - u) + b * u
+
+
+@compiled
+def mixed_s(t, decoding, context, tokens, largest, prompts_s, largest_s, prompts, sampled):
+    """Seconds of a step with `prompts` chunks of `tokens` tokens in all and `decoding` sequences.
+
+    With several attention groups the fullest group decides: the prompts spread over the groups,
+    but no prompt is split.
+    """
+    groups = t.numbers[1]
+    local = max(largest, tokens / groups)
+    total = int(math.ceil(local + decoding * t.numbers[3] / groups))
+    top = len(t.mixed) - 1
+    # Past the table, where steps are compute-bound, time grows with tokens.
+    base = t.mixed[total] if total <= top else t.mixed[top] * total / top
+    share = max(largest_s, (prompts_s - (prompts - 1) * t.numbers[0]) / groups)
+    seconds = base + share + t.head[min(sampled, len(t.head) - 1)]
+    if decoding > 0:
+        extra, _ = attention_s(t, decoding, context)
+        seconds += extra + t.aside[decoding]
+    return seconds
+
+
+@compiled
+def note(s, gap, count):
+    """Add `count` gaps between tokens of `gap` seconds to the histogram."""
+    slot = int((math.log(max(gap, 1e-5)) - BIN_LOW) / BIN_WIDTH)
+    s.histogram[min(max(slot, 0), len(s.histogram) - 1)] += count
+
+
+@compiled
+def event(s, kind, seconds, tokens):
+    """Append one record to the log, if there is room."""
+    n = s.whole[N_LOG]
+    if n < len(s.log):
+        row = s.log[n]
+        row[0] = s.real[CLOCK]
+        row[1] = seconds
+        row[2] = s.whole[N_DECODING]
+        row[3] = s.whole[N_WAITING]
+        row[4] = s.whole[USED]
+        row[5] = tokens
+        row[6] = kind
+        row[7] = s.real[CONTEXT] / max(1, s.whole[N_DECODING])
+        s.whole[N_LOG] = n + 1
+
+
+@compiled
+def spend(s, seconds, steps, context):
+    """Advance the clock and the time-weighted sums."""
+    n = s.whole[N_DECODING]
+    s.real[CLOCK] += seconds
+    s.real[BUSY] += seconds
+    s.real[BATCH_S] += seconds * n
+    s.real[CONTEXT_S] += seconds * context
+    s.real[BLOCK_S] += seconds * s.whole[USED]
+    s.whole[STEPS] += steps
+
+

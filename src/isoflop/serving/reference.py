@@ -1,0 +1,290 @@
+"""The plain loop: one step at a time, one object per request, nothing clever.
+
+It says what the jumping loop must do. Every step it walks over every request; context, pages and
+queue are recomputed from scratch where the fast loop keeps counters and heaps. Tests require both
+to agree on every first token and finish.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from attrs import define
+
+from ..cost.features import Array
+from .loop import times
+from .server import Server
+from .traffic import Trace
+
+
+@define
+class _Request:
+    index: int
+    arrival: float
+    prompt: int
+    output: int
+    key: float
+    user: int
+    units: list[int]
+    done: int = 0
+    ready: int = 0
+    target: int = 0
+    context: float = 0.0
+    private: int = 0
+    held: int = 0  # leading prefix units referenced
+    since: int = 0  # order of admission
+    first: float = math.nan
+    finish: float = math.nan
+    last: float = math.nan
+    swapped: bool = False
+    waiting_end: bool = False
+
+
+@define
+class _Cache:
+    """Pages: private ones by count, prefix units by name in order of last use."""
+
+    blocks: int
+    unit_blocks: int
+    private: int = 0
+    refs: dict[int, int] = {}
+    idle: list[int] = []
+
+    @property
+    def used(self) -> int:
+        return self.private + self.unit_blocks * sum(1 for n in self.refs.values() if n > 0)
+
+    def has(self, unit: int) -> bool:
+        return unit in self.refs
+
+    def evict_for(self, blocks: int) -> None:
+        while self.blocks - self.used - len(self.idle) * self.unit_blocks < blocks and self.idle:
+            del self.refs[self.idle.pop(0)]
+
+
+class Reference:
+    """Simulate `trace` on `server`, step by step; `first_s` and `finish_s` per request."""
+
+    def __init__(self, server: Server, trace: Trace):
+        self.server, self.trace = server, trace
+        self.limits = server.limits(trace.unit_tokens, len(trace))
+        self.tables = server.times.tables
+        keys = server.scheduler.keys(trace)
+        self.requests = [
+            _Request(
+                i, float(trace.arrival_s[i]), int(trace.prompt_tokens[i]),
+                int(trace.output_tokens[i]), float(keys[i]), int(trace.user[i]), self._units(i),
+            )
+            for i in range(len(trace))
+        ]  # fmt: skip
+        self.cache = _Cache(self.limits.blocks, self.limits.unit_blocks, 0, {}, [])
+        self.future = sorted(
+            (r for r in self.requests if math.isfinite(r.arrival)), key=lambda r: r.arrival
+        )
+        self.waiting: list[_Request] = []
+        self.prefilling: list[_Request] = []
+        self.decoding: list[_Request] = []
+        self.now = 0.0
+        self.owed = 0.0
+        self.admissions = 0
+        self.virtual = 0.0
+        self.tags: dict[int, float] = {}
+
+    def _units(self, i: int) -> list[int]:
+        if not self.limits.unit_tokens or self.trace.unit_offsets is None:
+            return []
+        low, high = self.trace.unit_offsets[i], self.trace.unit_offsets[i + 1]
+        return [int(u) for u in self.trace.units[low:high]]
+
+    def run(self) -> tuple[Array, Array]:
+        """Times of the first and last token of every request."""
+        while self.future or self.waiting or self.prefilling or self.decoding:
+            if not (self.waiting or self.prefilling or self.decoding):
+                self.now = max(self.now, self.future[0].arrival)
+            self._arrive()
+            self._step()
+        return (np.array([r.first for r in self.requests]),
+                np.array([r.finish for r in self.requests]))  # fmt: skip
+
+    def _arrive(self) -> None:
+        while self.future and self.future[0].arrival <= self.now:
+            r = self.future.pop(0)
+            if self.limits.fair:
+                start = max(self.virtual, self.tags.get(r.user, 0.0))
+                self.tags[r.user] = start + r.prompt + 2.0 * r.output
+                r.key = start
+            elif self.limits.first_come:
+                r.key = r.arrival
+            self.waiting.append(r)
+
+    def _pages(self, tokens: float) -> int:
+        return math.ceil(tokens / self.limits.block_tokens) + self.limits.sequence_blocks
+
+    def _next_pages(self) -> int:
+        """Pages the decoding sequences open in their next step."""
+        return sum(1 for r in self.decoding if not r.waiting_end
+                   and r.context % self.limits.block_tokens == 0)  # fmt: skip
+
+    def _step(self) -> None:
+        limits = self.limits
+        preempted = False
+        if not limits.gang:
+            while (
+                self.decoding and len(self.decoding) + len(self.prefilling) > 1
+                and self._next_pages() > limits.blocks - self.cache.used
+            ):  # fmt: skip
+                self._preempt()
+                preempted = True
+        budget = limits.tokens - (len(self.decoding) if limits.mixed else 0)
+        budget -= sum(r.target - r.ready for r in self.prefilling)
+        if not preempted and (not limits.gang or not self.decoding):
+            self._admit(budget)
+        if self.prefilling:
+            self._prompts()
+        elif self.decoding:
+            self._decode()
+
+    def _preempt(self) -> None:
+        running = self.decoding + self.prefilling
+        if self.limits.first_come:
+            r = max(running, key=lambda x: x.since)
+        else:
+            r = max(running, key=lambda x: (x.key, x.since))
+        if r in self.decoding:
+            self.decoding.remove(r)
+            r.last = self.now
+            r.swapped = bool(self.limits.swap)
+            if r.swapped:
+                self.owed += self.server.swap_s_per_block() * r.private
+        else:
+            self.prefilling.remove(r)
+        self._release(r)
+        r.ready = 0
+        self.waiting.append(r)
+
+    def _release(self, r: _Request) -> None:
+        self.cache.private -= r.private
+        r.private = 0
+        for unit in reversed(r.units[: r.held]):
+            self.cache.refs[unit] -= 1
+            if self.cache.refs[unit] == 0:
+                self.cache.idle.append(unit)
+        r.held = 0
+
+    def _admit(self, budget: int) -> None:
+        limits, cache = self.limits, self.cache
+        while self.waiting and budget > 0:
+            if len(self.decoding) + len(self.prefilling) >= limits.sequences:
+                return
+            r = min(self.waiting, key=lambda x: (x.key, x.index))
+            held = r.prompt + max(r.done - 1, 0)
+            hits = 0
+            if limits.unit_tokens:
+                most = min(len(r.units), (r.prompt - 1) // limits.unit_tokens)
+                while hits < most and cache.has(r.units[hits]):
+                    hits += 1
+            ready = held if r.swapped else hits * limits.unit_tokens
+            if not limits.chunked and held - ready > budget and self.prefilling:
+                return
+            fresh = sum(1 for u in r.units[:hits] if cache.refs[u] == 0)
+            private = self._pages(held) - hits * limits.unit_blocks
+            if private > limits.blocks - cache.used - fresh * limits.unit_blocks:
+                return
+            for u in r.units[:hits]:
+                if cache.refs[u] == 0:
+                    cache.idle.remove(u)
+                cache.refs[u] += 1
+            cache.evict_for(private)
+            cache.private += private
+            r.private, r.held = private, hits
+            self.waiting.remove(r)
+            self.admissions += 1
+            r.since = self.admissions
+            self.virtual = max(self.virtual, r.key)
+            if ready < held:
+                r.ready, r.target = ready, held
+                self.prefilling.append(r)
+                budget -= held - ready
+            else:
+                r.swapped = False
+                self.owed += self.server.swap_s_per_block() * private
+                r.context = held
+                self.decoding.append(r)
+
+    def _prompts(self) -> None:
+        limits, t = self.limits, self.tables
+        decoding = self.decoding if limits.mixed else []
+        budget = limits.tokens - len(decoding)
+        chunks: list[tuple[_Request, int, float]] = []
+        for r in self.prefilling:
+            take = r.target - r.ready
+            if limits.chunked:
+                take = min(take, budget)
+            if take <= 0:
+                break
+            chunks.append((r, take, times.prompt_s(t, float(take), float(r.ready))))
+            budget -= take
+        completing = sum(1 for r, take, _ in chunks if r.ready + take == r.target)
+        context = sum(r.context for r in decoding) / len(decoding) if decoding else 0.0
+        seconds = self.owed + times.mixed_s(
+            t, len(decoding), context, sum(c[1] for c in chunks), max(c[1] for c in chunks),
+            sum(c[2] for c in chunks), max(c[2] for c in chunks), len(chunks),
+            len(decoding) + completing,
+        )  # fmt: skip
+        self.owed = 0.0
+        self._grow(decoding)
+        self.now += seconds
+        for r, take, _ in chunks:
+            r.ready += take
+            if r.ready == r.target:
+                self.prefilling.remove(r)
+                self._publish(r)
+                if r.done == 0:
+                    r.first = self.now
+                r.done += 1
+                r.context = r.prompt + r.done - 1
+                self.decoding.append(r)
+        self._retire()
+
+    def _decode(self) -> None:
+        t, n = self.tables, len(self.decoding)
+        context = sum(r.context for r in self.decoding) / n
+        attention, _ = times.attention_s(t, n, context)
+        seconds = self.owed + float(t.decode[n]) + attention
+        self.owed = 0.0
+        self._grow(self.decoding)
+        self.now += seconds
+        self._retire()
+
+    def _grow(self, decoding: list[_Request]) -> None:
+        """One token for each: a page where its context fills the last one."""
+        for r in decoding:
+            if r.context % self.limits.block_tokens == 0:
+                self.cache.evict_for(1)
+                self.cache.private += 1
+                r.private += 1
+            r.context += 1
+            r.done += 1
+
+    def _publish(self, r: _Request) -> None:
+        limits = self.limits
+        if not limits.unit_tokens:
+            return
+        most = min(len(r.units), r.prompt // limits.unit_tokens)
+        while r.held < most and not self.cache.has(r.units[r.held]):
+            if r.private < limits.unit_blocks:
+                break
+            self.cache.refs[r.units[r.held]] = 1
+            self.cache.private -= limits.unit_blocks
+            r.private -= limits.unit_blocks
+            r.held += 1
+
+    def _retire(self) -> None:
+        if self.limits.gang:
+            if self.prefilling or any(r.done < r.output for r in self.decoding):
+                return
+        for r in [r for r in self.decoding if r.done >= r.output]:
+            r.finish = self.now
+            self.decoding.remove(r)
+            self._release(r)

@@ -1,0 +1,286 @@
+"""What a simulation says: latencies with intervals, rates, cache, energy, price."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from attrs import evolve, field, frozen
+
+from ..cost.features import Array, Batch
+from ..cost.power import power_watts
+from .loop.records import (
+    BATCH_S, BIN_LOW, BIN_WIDTH, BLOCK_S, BUSY, CONTEXT_S, DECODE_TOKENS, ITERATIONS, N_REFUSED,
+    PREEMPTIONS, PROMPT_S, PROMPT_TOKENS, STEPS, UNIT_HITS, UNIT_LOOKUPS,
+)  # fmt: skip
+from .traffic import Trace
+
+if TYPE_CHECKING:
+    from .running import Running
+    from .server import Server
+
+PERCENTILES = (50.0, 90.0, 95.0, 99.0)
+NAMES = ("p50", "p90", "p95", "p99")
+BATCHES = 20
+"""Batches of consecutive requests for confidence intervals (batch means)."""
+T_19 = 1.729
+"""0.95 quantile of Student's t with BATCHES - 1 degrees of freedom: 90% two-sided."""
+HISTOGRAM = 3200
+
+
+@frozen(kw_only=True, eq=False)
+class Collected:
+    """Latencies: per request while they fit in memory, as histograms otherwise.
+
+    Attributes
+    ----------
+    ttft_s, tpot_s, e2e_s : array
+        Per request in order of arrival; NaN where undefined (TPOT of one token).
+    histograms : dict of str to array, or None
+    """
+
+    ttft_s: Array
+    tpot_s: Array
+    e2e_s: Array
+    arrival_s: Array
+    finish_s: Array
+    output_tokens: float
+    prompt_tokens: float
+    requests: int
+    hit_tokens: float
+    histograms: dict[str, Array] | None = None
+    sums: dict[str, float] = field(factory=dict)
+    last_s: float = 0.0
+    first_s: float = np.inf
+
+    @classmethod
+    def of(
+        cls, instances: Sequence[Running], parts: Sequence[Array], trace: Trace
+    ) -> Collected:
+        """Gather the results of instances whose rows i are requests parts[j][i] of `trace`."""
+        n = len(trace)
+        arrival, first, finish, hit = (np.full(n, np.nan) for _ in range(4))
+        for instance, part in zip(instances, parts):
+            rows = slice(0, len(part))
+            arrival[part] = instance.requests.arrival[rows]
+            first[part] = instance.requests.first[rows]
+            finish[part] = instance.requests.finish[rows]
+            hit[part] = instance.requests.hit[rows]
+        extra = instances[0].server.step.engine.arrival_s
+        output = np.asarray(trace.output_tokens, float)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            tpot = np.where(output > 1, (finish - first) / (output - 1), np.nan)
+        return cls(
+            ttft_s=first - arrival + extra, tpot_s=tpot, e2e_s=finish - arrival + extra,
+            arrival_s=arrival, finish_s=finish, output_tokens=float(output.sum()),
+            prompt_tokens=float(trace.prompt_tokens.sum()), requests=n,
+            hit_tokens=float(np.nansum(hit)), last_s=float(np.nanmax(finish)),
+            first_s=float(np.nanmin(arrival)),
+        )  # fmt: skip
+
+    @classmethod
+    def empty(cls) -> Collected:
+        """Nothing yet, to be filled by `add`."""
+        none = np.zeros(0)
+        return cls(
+            ttft_s=none, tpot_s=none, e2e_s=none, arrival_s=none, finish_s=none, output_tokens=0.0,
+            prompt_tokens=0.0, requests=0, hit_tokens=0.0,
+            histograms={k: np.zeros(HISTOGRAM) for k in ("ttft_s", "tpot_s", "e2e_s")},
+            sums=dict.fromkeys(("ttft_s", "tpot_s", "e2e_s"), 0.0),
+        )  # fmt: skip
+
+    def add(self, instance: Running, rows: slice, trace: Trace) -> Collected:
+        """With the results of rows that are done."""
+        r = instance.requests
+        extra = instance.server.step.engine.arrival_s
+        output = np.asarray(trace.output_tokens, float)
+        first, finish, arrival = r.first[rows], r.finish[rows], r.arrival[rows]
+        values = {
+            "ttft_s": first - arrival + extra, "e2e_s": finish - arrival + extra,
+            "tpot_s": ((finish - first) / np.maximum(output - 1, 1))[output > 1],
+        }  # fmt: skip
+        assert self.histograms is not None
+        for name, v in values.items():
+            slot = ((np.log(np.maximum(v, 1e-5)) - BIN_LOW) / BIN_WIDTH).astype(int)
+            self.histograms[name] += np.bincount(
+                np.clip(slot, 0, HISTOGRAM - 1), minlength=HISTOGRAM
+            )
+            self.sums[name] += float(v.sum())
+        return evolve(
+            self, output_tokens=self.output_tokens + float(output.sum()),
+            prompt_tokens=self.prompt_tokens + float(trace.prompt_tokens.sum()),
+            requests=self.requests + len(trace), last_s=max(self.last_s, float(finish.max())),
+            first_s=min(self.first_s, float(arrival.min())),
+        )  # fmt: skip
+
+    def latency(self, name: str) -> dict[str, Any]:
+        """p50, p90, p95, p99, mean and the 90% interval of each where requests are kept."""
+        if self.histograms is not None:
+            return histogram_summary(self.histograms[name], self.sums[name])
+        return sample_summary(getattr(self, name))
+
+
+def sample_summary(values: Array) -> dict[str, Any]:
+    """Percentiles and mean of a sample in order of arrival, with batch-means intervals."""
+    v = values[np.isfinite(values)]
+    if not len(v):
+        return {**dict.fromkeys(NAMES), "mean": None, "ci90": {}}
+    out: dict[str, Any] = dict(zip(NAMES, (float(x) for x in np.percentile(v, PERCENTILES))))
+    out["mean"] = float(v.mean())
+    out["ci90"] = {}
+    if len(v) >= 10 * BATCHES:
+        parts = np.array_split(v, BATCHES)
+        table = np.array([[*np.percentile(p, PERCENTILES), p.mean()] for p in parts])
+        half = T_19 * table.std(axis=0, ddof=1) / np.sqrt(BATCHES)
+        for name, h in zip((*NAMES, "mean"), half):
+            out["ci90"][name] = [out[name] - float(h), out[name] + float(h)]
+    return out
+
+
+def histogram_summary(counts: Array, total: float | None = None) -> dict[str, Any]:
+    """Percentiles and mean of a log-spaced histogram; within half a bin, 0.3%."""
+    n = counts.sum()
+    if n <= 0:
+        return {**dict.fromkeys(NAMES), "mean": None}
+    centres = np.exp(BIN_LOW + (np.arange(len(counts)) + 0.5) * BIN_WIDTH)
+    cumulative = np.cumsum(counts) / n
+    places = np.searchsorted(cumulative, np.array(PERCENTILES) / 100.0 - 1e-12)
+    out: dict[str, Any] = {k: float(centres[min(i, len(counts) - 1)])
+                           for k, i in zip(NAMES, places)}  # fmt: skip
+    out["mean"] = float(total / n if total is not None else (centres * counts).sum() / n)
+    return out
+
+
+@frozen(kw_only=True, eq=False)
+class ServingReport:
+    """The answer of a simulation. `as_dict` is its JSON; times in seconds, money in USD."""
+
+    server: Server
+    trace: Trace
+    collected: Collected
+    instances: tuple[Running, ...]
+    replicas: int
+    dropped: int
+    wall_s: float
+    summary: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return self.summary
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record per latency."""
+        return [{"metric": m, **self.summary[m]} for m in ("ttft_s", "tpot_s", "itl_s", "e2e_s")]
+
+    def goodput(self, limits: dict[str, float]) -> float:
+        """Share of requests within every limit, by metric name (`ttft_s`, `tpot_s`, `e2e_s`)."""
+        good = np.ones(self.collected.requests, bool)
+        for name, limit in limits.items():
+            v = getattr(self.collected, name)
+            good &= ~(v > limit)
+        return float(good.mean())
+
+
+def make_report(
+    server: Server, trace: Trace, collected: Collected, instances: Sequence[Running], *,
+    replicas: int, dropped: int, wall_s: float,
+) -> ServingReport:  # fmt: skip
+    """Summarise finished instances."""
+    gaps = np.sum([i.state.histogram for i in instances], axis=0)
+    span = max(collected.last_s - collected.first_s, 1e-12)
+    total = {
+        k: sum(i.real(k) for i in instances)
+        for k in (BUSY, BATCH_S, BLOCK_S, CONTEXT_S, DECODE_TOKENS, PROMPT_TOKENS, PROMPT_S)
+    }
+    count = {
+        k: sum(i.whole(k) for i in instances)
+        for k in (PREEMPTIONS, STEPS, ITERATIONS, N_REFUSED, UNIT_HITS, UNIT_LOOKUPS)
+    }
+    busy = total[BUSY]
+    devices = replicas / server.share * server.step.plan.devices
+    watts = _watts(server, total, span * replicas)
+    price = server.step.device.price
+    usd = None if price is None else price.on_demand_usd_per_hour * devices * span / 3600.0
+    rate = collected.output_tokens / span
+    summary: dict[str, Any] = {
+        "model": server.step.model.id, "device": server.step.device.id,
+        "plan": server.step.plan.describe(), "engine": server.step.engine.id,
+        "policy": server.policy, "replicas": replicas, "devices": devices, "trace": trace.name,
+        "requests": collected.requests, "dropped": dropped, "label": server.step.label(),
+        **{m: collected.latency(m) for m in ("ttft_s", "tpot_s")},
+        "itl_s": histogram_summary(gaps), "e2e_s": collected.latency("e2e_s"),
+        "duration_s": span,
+        "throughput_output_tokens_per_s": rate,
+        "throughput_total_tokens_per_s": (collected.output_tokens + collected.prompt_tokens) / span,
+        "requests_per_s": collected.requests / span,
+        "utilization": busy / (span * replicas),
+        "prompt_share": total[PROMPT_S] / max(busy, 1e-12),
+        "mean_batch": total[BATCH_S] / max(busy, 1e-12),
+        "mean_context": total[CONTEXT_S] / max(busy, 1e-12),
+        "cache_blocks": server.blocks,
+        "cache_use": total[BLOCK_S] / max(busy, 1e-12) / server.blocks,
+        "preemptions": count[PREEMPTIONS], "steps": count[STEPS],
+        "prefix_hit_ratio": collected.hit_tokens / max(collected.prompt_tokens, 1.0),
+        "unit_hit_ratio": count[UNIT_HITS] / max(count[UNIT_LOOKUPS], 1),
+        "watts_per_device": watts, "joules_per_output_token": watts * devices / rate,
+        "usd_per_million_output_tokens": None if usd is None
+        else usd / collected.output_tokens * 1e6,
+        "bound": _bounds(server, total),
+        "wall_s": wall_s, "simulated_requests_per_wall_s": collected.requests / max(wall_s, 1e-9),
+    }  # fmt: skip
+    return ServingReport(
+        server=server, trace=trace, collected=collected, instances=tuple(instances),
+        replicas=replicas, dropped=dropped, wall_s=wall_s, summary=summary,
+    )  # fmt: skip
+
+
+def _points(server: Server, total: dict[int, float]) -> list[tuple[float, Batch]]:
+    """The two kinds of second an instance spends: decoding, and on prompts, at their means."""
+    busy = max(total[BUSY], 1e-12)
+    plan = server.step.plan
+    batch = total[BATCH_S] / busy / (plan.data * plan.pipeline)
+    context = total[CONTEXT_S] / busy
+    share = total[PROMPT_S] / busy
+    tokens = max(1.0, total[PROMPT_TOKENS] / max(total[PROMPT_S], 1e-12) * 0.05)
+    return [
+        (1.0 - share, Batch(decode_sequences=max(batch, 1e-3), decode_context=context)),
+        (share, Batch(decode_sequences=batch, decode_context=context, prefill_sequences=1.0,
+                      prefill_tokens=min(tokens, float(server.max_tokens)))),
+    ]  # fmt: skip
+
+
+def _bounds(server: Server, total: dict[int, float]) -> dict[str, float]:
+    """Share of busy time bound by compute, memory, network and host, at the mean step."""
+    from ..cost.matrix import roofline_s
+
+    step = server.step
+    shares = dict.fromkeys(("compute", "memory", "network", "overhead"), 0.0)
+    for weight, batch in _points(server, total):
+        times = step.operator_s(batch)
+        parts = roofline_s(step.matrix, step.peaks, batch)
+        names = list(parts)
+        winner = np.argmax(np.stack([parts[n] for n in names]), axis=0)
+        scaled = step.engine.scale(step.device.family) * times
+        whole = float(scaled.sum() + step.overhead_s(batch))
+        for i, w in enumerate(winner):
+            name = names[int(w)]
+            shares[name if name in shares else "overhead"] += weight * float(scaled[i]) / whole
+        shares["overhead"] += weight * float(step.overhead_s(batch)) / whole
+    return shares
+
+
+def _watts(server: Server, total: dict[int, float], device_s: float) -> float:
+    """Mean board power: idle outside steps, at the mean step's load inside."""
+    step = server.step
+    device = step.device
+    watts = 0.0
+    for weight, batch in _points(server, total):
+        seconds = float(step.step_s(batch))
+        flop = float(step.matrix.total("flop", batch)) / seconds
+        moved = float(step.matrix.total("read", batch) + step.matrix.total("written", batch)) / seconds
+        rate, _ = device.matrix_rate(step.plan.formats.of("weights"))
+        load = power_watts(device, flop / rate, moved / device.memory.bandwidth_bytes_per_s)
+        watts += weight * float(load)
+    busy = min(1.0, total[BUSY] / max(device_s, 1e-12) * server.share)
+    return busy * watts + (1.0 - busy) * device.power.idle_watts

@@ -1,0 +1,1 @@
+"""Routers, one file each; see `isoflop.serving.router`."""

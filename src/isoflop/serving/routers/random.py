@@ -1,0 +1,29 @@
+"""A replica at random."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, final
+
+import numpy as np
+
+from ..router import Router
+from ..running import Running
+from ..traffic import Trace
+
+
+@final
+class Random(Router):
+    """Uniform, with a fixed seed: splits a Poisson stream into independent Poisson streams."""
+
+    title: ClassVar[str] = "a replica at random"
+    watches: ClassVar[bool] = False
+
+    def start(self, replicas: Sequence[Running], trace: Trace) -> None:
+        self._draws = np.random.default_rng(0).integers(0, len(replicas), len(trace))
+
+    def choose(self, replicas: Sequence[Running], trace: Trace, request: int) -> int:
+        return int(self._draws[request])
+
+
+ROUTER = Random()
