@@ -38,7 +38,7 @@ class _Request:
     finish: float = math.nan
     last: float = math.nan
     swapped: bool = False
-    waiting_end: bool = False
+    at_once: bool = False  # ended as its prompt was done
 
 
 @define
@@ -123,8 +123,8 @@ class Reference:
 
     def _next_pages(self) -> int:
         """Pages the decoding sequences open in their next step."""
-        return sum(1 for r in self.decoding if not r.waiting_end
-                   and r.context % self.limits.block_tokens == 0)  # fmt: skip
+        return sum(1 for r in self.decoding 
+                   if r.context % self.limits.block_tokens == 0)  # fmt: skip
 
     def _step(self) -> None:
         limits = self.limits
@@ -188,8 +188,10 @@ class Reference:
             if not limits.chunked and held - ready > budget and self.prefilling:
                 return
             fresh = sum(1 for u in r.units[:hits] if cache.refs[u] == 0)
-            private = self._pages(held) - hits * limits.unit_blocks
-            if private > limits.blocks - cache.used - fresh * limits.unit_blocks:
+            booked = r.prompt + r.output - 1 if limits.gang else held
+            private = self._pages(booked) - hits * limits.unit_blocks
+            growth = self._next_pages() if limits.mixed else 0
+            if private > limits.blocks - cache.used - growth - fresh * limits.unit_blocks:
                 return
             for u in r.units[:hits]:
                 if cache.refs[u] == 0:
@@ -243,6 +245,7 @@ class Reference:
                 if r.done == 0:
                     r.first = self.now
                 r.done += 1
+                r.at_once = r.done >= r.output
                 r.context = r.prompt + r.done - 1
                 self.decoding.append(r)
         self._retire()
@@ -260,7 +263,7 @@ class Reference:
     def _grow(self, decoding: list[_Request]) -> None:
         """One token for each: a page where its context fills the last one."""
         for r in decoding:
-            if r.context % self.limits.block_tokens == 0:
+            if r.context % self.limits.block_tokens == 0 and not self.limits.gang:
                 self.cache.evict_for(1)
                 self.cache.private += 1
                 r.private += 1
@@ -284,7 +287,14 @@ class Reference:
         if self.limits.gang:
             if self.prefilling or any(r.done < r.output for r in self.decoding):
                 return
-        for r in [r for r in self.decoding if r.done >= r.output]:
+        # The order in which pages return decides which ones the prefix cache drops first: prompts
+        # that end with their first token, then the others; of a gang the shortest first.
+        ended = [r for r in self.decoding if r.done >= r.output]
+        if self.limits.gang:
+            ended.sort(key=lambda r: (r.output, r.index))
+        else:
+            ended.sort(key=lambda r: (0, r.since) if r.at_once else (1, r.index))
+        for r in ended:
             r.finish = self.now
             self.decoding.remove(r)
             self._release(r)

@@ -11,8 +11,21 @@ from attrs import evolve, field, frozen
 from ..cost.features import Array, Batch
 from ..cost.power import power_watts
 from .loop.records import (
-    BATCH_S, BIN_LOW, BIN_WIDTH, BLOCK_S, BUSY, CONTEXT_S, DECODE_TOKENS, ITERATIONS, N_REFUSED,
-    PREEMPTIONS, PROMPT_S, PROMPT_TOKENS, STEPS, UNIT_HITS, UNIT_LOOKUPS,
+    BATCH_S,
+    BIN_LOW,
+    BIN_WIDTH,
+    BLOCK_S,
+    BUSY,
+    CONTEXT_S,
+    DECODE_TOKENS,
+    ITERATIONS,
+    N_REFUSED,
+    PREEMPTIONS,
+    PROMPT_S,
+    PROMPT_TOKENS,
+    STEPS,
+    UNIT_HITS,
+    UNIT_LOOKUPS,
 )  # fmt: skip
 from .traffic import Trace
 
@@ -55,9 +68,7 @@ class Collected:
     first_s: float = np.inf
 
     @classmethod
-    def of(
-        cls, instances: Sequence[Running], parts: Sequence[Array], trace: Trace
-    ) -> Collected:
+    def of(cls, instances: Sequence[Running], parts: Sequence[Array], trace: Trace) -> Collected:
         """Gather the results of instances whose rows i are requests parts[j][i] of `trace`."""
         n = len(trace)
         arrival, first, finish, hit = (np.full(n, np.nan) for _ in range(4))
@@ -278,7 +289,9 @@ def _watts(server: Server, total: dict[int, float], device_s: float) -> float:
     for weight, batch in _points(server, total):
         seconds = float(step.step_s(batch))
         flop = float(step.matrix.total("flop", batch)) / seconds
-        moved = float(step.matrix.total("read", batch) + step.matrix.total("written", batch)) / seconds
+        moved = (
+            float(step.matrix.total("read", batch) + step.matrix.total("written", batch)) / seconds
+        )
         rate, _ = device.matrix_rate(step.plan.formats.of("weights"))
         load = power_watts(device, flop / rate, moved / device.memory.bandwidth_bytes_per_s)
         watts += weight * float(load)

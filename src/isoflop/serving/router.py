@@ -35,9 +35,7 @@ class Router(ABC):
     def start(self, replicas: Sequence[Running], trace: Trace) -> None:
         """Forget earlier runs; called before the first request."""
 
-    def run(
-        self, replicas: Sequence[Running], trace: Trace
-    ) -> tuple[list[Running], list[Array]]:
+    def run(self, replicas: Sequence[Running], trace: Trace) -> tuple[list[Running], list[Array]]:
         """Route and simulate everything; the replicas and the requests each one got."""
         if trace.follows is not None:
             raise InvalidInput(

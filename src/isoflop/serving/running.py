@@ -9,8 +9,19 @@ import numpy as np
 from ..cost.features import Array
 from .kernel import engine_for
 from .loop.records import (
-    CLOCK, FED, FINISHED, FOLLOWING, FUTURE, LOG_COLUMNS, NEWEST, OLDEST, REAL_SIZE, Requests,
-    State, SWAP_S_PER_BLOCK, WHOLE_SIZE,
+    CLOCK,
+    FED,
+    FINISHED,
+    FOLLOWING,
+    FUTURE,
+    LOG_COLUMNS,
+    NEWEST,
+    OLDEST,
+    REAL_SIZE,
+    SWAP_S_PER_BLOCK,
+    WHOLE_SIZE,
+    Requests,
+    State,
 )  # fmt: skip
 from .server import Server
 from .traffic import Trace
@@ -157,9 +168,7 @@ def _requests(n: int, units: int) -> Requests:
     return Requests(**columns)
 
 
-def _state(
-    n: int, sequences: int, block_steps: int, units: int, users: int, events: int
-) -> State:
+def _state(n: int, sequences: int, block_steps: int, units: int, users: int, events: int) -> State:
     whole = np.zeros(WHOLE_SIZE, np.int64)
     whole[OLDEST] = whole[NEWEST] = -1
     return State(

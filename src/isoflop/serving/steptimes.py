@@ -123,9 +123,7 @@ class StepTimes:
             numbers=np.array([both * groups.prompt_launch(step), float(plan.data),
                               tokens_per_step, float(verified_tokens)]),
         )  # fmt: skip
-        return cls(
-            step=step, tables=tables, max_sequences=max_sequences, max_tokens=max_tokens
-        )
+        return cls(step=step, tables=tables, max_sequences=max_sequences, max_tokens=max_tokens)
 
     def decode_s(self, sequences: int, context: float) -> float:
         """Seconds of one decoding step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import compiled
-from .records import N_DECODING, N_IDLE, NEWEST, OLDEST, STEP, USED
+from .records import BLOCKED, N_DECODING, N_IDLE, NEWEST, OLDEST, STEP, USED
 
 
 @compiled
@@ -77,6 +77,7 @@ def publish(r, s, limits, i):
         s.unit_refs[unit] = 1
         r.blocks[i] -= each
         r.shared[i] += 1
+        s.whole[BLOCKED] = 0  # the request at the head may share it
 
 
 @compiled
@@ -129,7 +130,9 @@ def affordable(s, limits, steps):
 
 @compiled
 def grow(s, limits, steps):
-    """Book the blocks of the next `steps` steps."""
+    """Book the blocks of the next `steps` steps; a gang has booked its whole length."""
+    if limits.gang == 1:
+        return
     need = growth(s, limits, steps)
     if need > 0:
         room(s, limits, need)
@@ -140,8 +143,10 @@ def grow(s, limits, steps):
 def settle(r, s, limits, i):
     """Bring the private blocks of a decoding request up to the current step.
 
-    Steps k in [begin, now) with (offset + k) % block_steps == 0 each opened a block.
+    A gang has booked its whole length. Else steps k in [begin, now) with (offset + k) % block_steps == 0 each opened a block.
     """
+    if limits.gang == 1:
+        return
     b = limits.block_steps
     low = r.offset[i] + r.begin[i]
     high = r.offset[i] + s.whole[STEP]

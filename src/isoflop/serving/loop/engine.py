@@ -10,11 +10,32 @@ from . import borrowed, compiled
 from .cache import affordable, grow, publish
 from .heap import pop
 from .records import (
-    BLOCKED, CLOCK, CONTEXT, DECODE_TOKENS, DECODING, DONE, ITERATIONS, N_DECODING, N_ENDING, N_GANG,
-    N_PREFILLING, N_RUNNING, N_WAITING, OWED_S, PROMPT_S, PROMPT_TOKENS, STEP,
+    BLOCKED,
+    CLOCK,
+    CONTEXT,
+    DECODE_TOKENS,
+    DECODING,
+    ITERATIONS,
+    N_DECODING,
+    N_ENDING,
+    N_GANG,
+    N_PREFILLING,
+    N_RUNNING,
+    N_WAITING,
+    OWED_S,
+    PROMPT_S,
+    PROMPT_TOKENS,
+    STEP,
 )  # fmt: skip
 from .requests import (
-    admit, finish, ingest, next_arrival, preempt, start_decoding, stop_decoding, youngest,
+    admit,
+    finish,
+    ingest,
+    next_arrival,
+    preempt,
+    start_decoding,
+    stop_decoding,
+    youngest,
 )  # fmt: skip
 from .times import cell, event, mixed_s, note, prompt_s, spend
 
@@ -55,8 +76,7 @@ def end_due(r, s, t, limits):
     if limits.gang == 1 and s.whole[N_GANG] == s.whole[N_RUNNING] and s.whole[N_GANG] > 0:
         for j in range(s.whole[N_GANG]):
             i = s.gang[j]
-            if r.state[i] == DECODING:
-                stop_decoding(r, s, t, limits, i)
+            stop_decoding(r, s, t, limits, i)
             finish(r, s, limits, i)
         s.whole[N_GANG] = 0
 
@@ -123,14 +143,10 @@ def sample(r, s, t, limits, i):
     else:
         note(s, s.real[CLOCK] - r.last[i], 1.0)
     r.done[i] += 1
-    if r.done[i] < r.output[i]:
-        start_decoding(r, s, t, limits, i)
-    elif limits.gang == 0:
-        finish(r, s, limits, i)
+    if r.done[i] < r.output[i] or limits.gang == 1:
+        start_decoding(r, s, t, limits, i)  # in a gang even ended ones stay in the batch
     else:
-        r.state[i] = DONE
-        s.gang[s.whole[N_GANG]] = i
-        s.whole[N_GANG] += 1
+        finish(r, s, limits, i)
 
 
 @compiled
@@ -235,7 +251,8 @@ def advance(r, s, t, limits, horizon, longest):
             # An arrival matters only if it could be admitted ahead of what waits.
             if slots and (s.whole[N_WAITING] == 0 or limits.first_come == 0):
                 stop = min(stop, next_arrival(r, s, limits))
-            decode_run(r, s, t, limits, stop, longest)
+            # After a preemption the queue is looked at again one step later.
+            decode_run(r, s, t, limits, stop, 1 if refused else longest)
         elif s.whole[N_RUNNING] == 0 and s.whole[N_WAITING] > 0 and s.whole[BLOCKED] == 1:
             s.whole[BLOCKED] = 0  # nothing runs, so everything can be evicted
         end_due(r, s, t, limits)

@@ -33,7 +33,8 @@ def pop(keys, items, size):
             break
         right = child + 1
         if right < last and (
-            keys[right] < keys[child] or (keys[right] == keys[child] and items[right] < items[child])
+            keys[right] < keys[child]
+            or (keys[right] == keys[child] and items[right] < items[child])
         ):
             child = right
         if keys[child] > key or (keys[child] == key and items[child] >= item):
@@ -43,5 +44,3 @@ def pop(keys, items, size):
         i = child
     keys[i] = key
     items[i] = item
-
-

@@ -7,13 +7,39 @@ import math
 import numpy as np
 
 from . import compiled
-from .cache import blocks_for, cached_units, release, room, settle, unlink
+from .cache import blocks_for, cached_units, growth, release, room, settle, unlink
 from .heap import pop, push
 from .records import (
-    ADMISSIONS, BLOCKED, CLOCK, CONTEXT, DECODING, DONE, FED, FINISHED, FUTURE, N_ADMITTED,
-    N_DECODING, N_ENDING, N_PENDING, N_PREFILLING, N_REFUSED, N_RUNNING, N_WAITING, NEXT, OWED_S,
-    PREEMPTIONS, PREFILLING, REFUSED, STEP, SWAP_S_PER_BLOCK, SWAPPED, UNIT_HITS, UNIT_LOOKUPS,
-    USED, VIRTUAL, WAITING,
+    ADMISSIONS,
+    BLOCKED,
+    CLOCK,
+    CONTEXT,
+    DECODING,
+    DONE,
+    FED,
+    FINISHED,
+    FUTURE,
+    N_ADMITTED,
+    N_DECODING,
+    N_ENDING,
+    N_PENDING,
+    N_PREFILLING,
+    N_REFUSED,
+    N_RUNNING,
+    N_WAITING,
+    NEXT,
+    OWED_S,
+    PREEMPTIONS,
+    PREFILLING,
+    REFUSED,
+    STEP,
+    SWAP_S_PER_BLOCK,
+    SWAPPED,
+    UNIT_HITS,
+    UNIT_LOOKUPS,
+    USED,
+    VIRTUAL,
+    WAITING,
 )  # fmt: skip
 from .times import note
 
@@ -169,6 +195,7 @@ def preempt(r, s, t, limits, i):
     r.stamp[i] = -1
     s.whole[PREEMPTIONS] += 1
     s.whole[N_RUNNING] -= 1
+    s.whole[BLOCKED] = 0
     push(s.waiting_key, s.waiting, s.whole[N_WAITING], r.key[i], i)
     s.whole[N_WAITING] += 1
 
@@ -207,15 +234,20 @@ def remember(r, s, i):
 
 
 @compiled
-def reserve(r, s, limits, i, held, units):
-    """Book the cache of `held` tokens, `units` of them shared; whether there was room."""
+def reserve(r, s, limits, i, held, units, booked):
+    """Book the cache of `held` tokens, `units` of them shared; whether there was room.
+
+    `booked` blocks are spoken for by the decoding sequences of the same step.
+    """
     # Referencing idle units takes them from the evictable ones.
     fresh = 0
     for n in range(units):
         if s.unit_refs[r.units[r.unit_start[i] + n]] == 0:
             fresh += 1
+    if limits.gang == 1:
+        held = r.prompt[i] + r.output[i] - 1
     private = blocks_for(limits, held) - units * limits.unit_blocks
-    if private > limits.blocks - s.whole[USED] - fresh * limits.unit_blocks:
+    if private > limits.blocks - s.whole[USED] - booked - fresh * limits.unit_blocks:
         return False
     for n in range(units):
         unit = r.units[r.unit_start[i] + n]
@@ -243,7 +275,8 @@ def admit(r, s, t, limits, tokens_left):
         ready = held if swapped else (hit if again else max(hit, r.computed[i]))
         if limits.chunked == 0 and held - ready > tokens_left and s.whole[N_PREFILLING] > 0:
             return  # whole prompts only: this one starts a step of its own
-        if not reserve(r, s, limits, i, held, units):
+        booked = growth(s, limits, 1) if limits.mixed == 1 else 0
+        if not reserve(r, s, limits, i, held, units, booked):
             s.whole[BLOCKED] = 1
             return
         pop(s.waiting_key, s.waiting, s.whole[N_WAITING])

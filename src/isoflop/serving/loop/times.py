@@ -6,8 +6,19 @@ import math
 
 from . import compiled
 from .records import (
-    BATCH_S, BIN_LOW, BIN_WIDTH, BLOCK_S, BUSY, CLOCK, CONTEXT, CONTEXT_S, N_DECODING, N_LOG,
-    N_WAITING, STEPS, USED,
+    BATCH_S,
+    BIN_LOW,
+    BIN_WIDTH,
+    BLOCK_S,
+    BUSY,
+    CLOCK,
+    CONTEXT,
+    CONTEXT_S,
+    N_DECODING,
+    N_LOG,
+    N_WAITING,
+    STEPS,
+    USED,
 )  # fmt: skip
 
 
@@ -101,5 +112,3 @@ def spend(s, seconds, steps, context):
     s.real[CONTEXT_S] += seconds * context
     s.real[BLOCK_S] += seconds * s.whole[USED]
     s.whole[STEPS] += steps
-
-

@@ -63,7 +63,9 @@ class Trace:
             raise InvalidInput(f"The trace '{self.name}' has no requests.")
         for label, lengths in (("prompt", self.prompt_tokens), ("output", self.output_tokens)):
             if len(lengths) != n:
-                raise InvalidInput(f"The trace has {n} arrivals and {len(lengths)} {label} lengths.")
+                raise InvalidInput(
+                    f"The trace has {n} arrivals and {len(lengths)} {label} lengths."
+                )
             if not np.all(lengths >= 1):
                 worst = int(np.argmin(lengths))
                 raise InvalidInput(
