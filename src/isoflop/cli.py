@@ -19,6 +19,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "isoflop.commands.explain:explain",
         "What bounds a model on a device, from batch 1 to its limit, and what would help most.",
     ),
+    "simulate": (
+        "isoflop.commands.simulate:simulate",
+        "Real traffic through an engine: latencies by percentile, throughput, energy, price.",
+    ),
+    "advise": (
+        "isoflop.commands.advise:advise",
+        "The cheapest serving configuration that keeps a latency promise, and why.",
+    ),
     "validate": (
         "isoflop.commands.validate:validate",
         "Predict every row of a measurement file and report the error by source.",

@@ -39,21 +39,26 @@ class Memory:
         Peak, from the datasheet.
     cache_bytes : float
         Last-level cache shared by all compute units (0 if none).
-    streaming_share : float or None
-        Measured share of the bandwidth that kernels reading weights reach, where a published
-        measurement gives it.
     """
 
     capacity_bytes: float
     bandwidth_bytes_per_s: float
     cache_bytes: float = 0.0
-    streaming_share: float | None = None
     source: str
     note: str = ""
 
     def __attrs_post_init__(self) -> None:
         positive(self.capacity_bytes, "memory capacity")
         positive(self.bandwidth_bytes_per_s, "memory bandwidth")
+
+
+@frozen(kw_only=True)
+class Streaming:
+    """Measured share of peak bandwidth that kernels reading weights reach."""
+
+    share: float
+    source: str
+    note: str = ""
 
 
 @frozen(kw_only=True)
@@ -183,6 +188,7 @@ class Accelerator:
     power: Power
     overhead: Overhead
     price: Price | None = None
+    streaming: Streaming | None = None
     sources: dict[str, Source] = field(factory=dict)
 
     def matrix_rate(self, fmt: NumberFormat) -> tuple[float, str]:

@@ -116,11 +116,11 @@ class KernelTimer:
     @cached_property
     def _streaming(self) -> float:
         """Measured share of the device's bandwidth over the fitted device's, where known."""
-        own = self.device.memory.streaming_share
+        own = self.device.streaming
         bf16 = self.calibration.gemm.get("bf16")
         if own is None or bf16 is None or self.label() == "interpolated":
             return 1.0
-        return own / bf16.memory
+        return own.share / bf16.memory
 
     def label(self, operators: Sequence[Operator] = ()) -> Label:
         """interpolated on a measured device, analytic elsewhere."""

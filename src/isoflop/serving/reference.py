@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from attrs import define
+from attrs import Factory, define
 
 from ..cost.features import Array
 from .loop import times
@@ -48,8 +48,8 @@ class _Cache:
     blocks: int
     unit_blocks: int
     private: int = 0
-    refs: dict[int, int] = {}
-    idle: list[int] = []
+    refs: dict[int, int] = Factory(dict)
+    idle: list[int] = Factory(list)
 
     @property
     def used(self) -> int:
@@ -78,7 +78,7 @@ class Reference:
             )
             for i in range(len(trace))
         ]  # fmt: skip
-        self.cache = _Cache(self.limits.blocks, self.limits.unit_blocks, 0, {}, [])
+        self.cache = _Cache(self.limits.blocks, self.limits.unit_blocks)
         self.future = sorted(
             (r for r in self.requests if math.isfinite(r.arrival)), key=lambda r: r.arrival
         )
@@ -284,9 +284,9 @@ class Reference:
             r.held += 1
 
     def _retire(self) -> None:
-        if self.limits.gang:
-            if self.prefilling or any(r.done < r.output for r in self.decoding):
-                return
+        unfinished = self.prefilling or any(r.done < r.output for r in self.decoding)
+        if self.limits.gang and unfinished:
+            return
         # The order in which pages return decides which ones the prefix cache drops first: prompts
         # that end with their first token, then the others; of a gang the shortest first.
         ended = [r for r in self.decoding if r.done >= r.output]

@@ -266,7 +266,7 @@ def _bounds(server: Server, total: dict[int, float]) -> dict[str, float]:
     from ..cost.matrix import roofline_s
 
     step = server.step
-    shares = dict.fromkeys(("compute", "memory", "network", "overhead"), 0.0)
+    shares: dict[str, float] = {"compute": 0.0, "memory": 0.0, "network": 0.0, "overhead": 0.0}
     for weight, batch in _points(server, total):
         times = step.operator_s(batch)
         parts = roofline_s(step.matrix, step.peaks, batch)

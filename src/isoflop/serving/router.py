@@ -34,6 +34,7 @@ class Router(ABC):
 
     def start(self, replicas: Sequence[Running], trace: Trace) -> None:
         """Forget earlier runs; called before the first request."""
+        return
 
     def run(self, replicas: Sequence[Running], trace: Trace) -> tuple[list[Running], list[Array]]:
         """Route and simulate everything; the replicas and the requests each one got."""

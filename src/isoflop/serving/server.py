@@ -48,8 +48,8 @@ class Server:
     prefix_caching : bool
     preemption : {"recompute", "swap"}
     speculation : Speculation or None
-    contention : float
-        Factor on kernel times when instances share one device; see `serving.sharing`.
+    share : int
+        Instances on each device; see `serving.sharing`.
     """
 
     step: StepModel

@@ -2,7 +2,7 @@
 
 A step's time splits along what each operator depends on:
 
-    t = base(tokens, sampled rows) + decode attention(B, context) + sum of prompt attention(q, prior)
+    t = base(tokens, rows) + decode attention(B, context) + sum of prompt attention(q, prior)
 
 `base` is tabulated at every whole number of tokens, so tile and wave staircases are exact; decode
 attention at every batch and at context knots, linear in between, which is what lets a simulator

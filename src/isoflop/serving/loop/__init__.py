@@ -10,7 +10,7 @@ step time is linear in the step's index, so its sum is an arithmetic series.
 """
 
 if __name__.endswith("_compiled"):
-    from .._borrow import borrowed, compiled
+    from .._borrow import borrowed, compiled  # pyright: ignore
 else:
 
     def compiled(function):

@@ -143,7 +143,8 @@ def grow(s, limits, steps):
 def settle(r, s, limits, i):
     """Bring the private blocks of a decoding request up to the current step.
 
-    A gang has booked its whole length. Else steps k in [begin, now) with (offset + k) % block_steps == 0 each opened a block.
+    A gang has booked its whole length. Else the steps k in [begin, now) with
+    (offset + k) % block_steps == 0 each opened a block.
     """
     if limits.gang == 1:
         return

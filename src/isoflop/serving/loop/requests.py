@@ -145,7 +145,7 @@ def start_decoding(r, s, t, limits, i):
     # In units of decoding steps; exact for one token per step.
     filled = context if gain == 1.0 else int(context / gain)
     r.offset[i] = filled - k
-    r.until[i] = k + int(math.ceil((r.output[i] - r.done[i]) / gain))
+    r.until[i] = k + math.ceil((r.output[i] - r.done[i]) / gain)
     r.state[i] = DECODING
     s.whole[N_DECODING] += 1
     s.real[CONTEXT] += context
@@ -172,7 +172,7 @@ def preempt(r, s, t, limits, i):
     """Push running request i back to the queue, dropping or swapping its cache."""
     swapped = False
     if r.state[i] == DECODING:
-        left = int(math.ceil((r.until[i] - s.whole[STEP]) * t.numbers[2]))
+        left = math.ceil((r.until[i] - s.whole[STEP]) * t.numbers[2])
         r.done[i] = max(1, r.output[i] - left)
         stop_decoding(r, s, t, limits, i)
         r.until[i] = -1

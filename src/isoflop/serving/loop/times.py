@@ -66,7 +66,7 @@ def mixed_s(t, decoding, context, tokens, largest, prompts_s, largest_s, prompts
     """
     groups = t.numbers[1]
     local = max(largest, tokens / groups)
-    total = int(math.ceil(local + decoding * t.numbers[3] / groups))
+    total = math.ceil(local + decoding * t.numbers[3] / groups)
     top = len(t.mixed) - 1
     # Past the table, where steps are compute-bound, time grows with tokens.
     base = t.mixed[total] if total <= top else t.mixed[top] * total / top

@@ -1,0 +1,191 @@
+"""`isoflop advise MODEL --on FLEET --slo ...`: the cheapest configuration under a promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from ._traffic import DEFAULT_TRAFFIC, Traffic
+
+if TYPE_CHECKING:
+    from ..serving.search import Advice, Confirmed
+
+
+def advise(
+    model: str,
+    *,
+    on: str,
+    slo: str = "ttft<500ms@p99,tpot<50ms@p95",
+    traffic: Traffic = DEFAULT_TRAFFIC,
+    weights: str = "",
+    kv: str = "",
+    engine: str = "vllm",
+    json: Annotated[bool, Parameter(negative=())] = False,
+    plot: Path | None = None,
+) -> None:
+    """The cheapest serving configuration that keeps a latency promise, and why.
+
+    Parameters
+    ----------
+    model
+        Catalog id or alias, or a Hugging Face config.json.
+    on
+        Fleets to choose from, comma-separated: 8xh100-sxm or 8xh100-sxm,8xl40s.
+    slo
+        Promises: metric<time@point, comma-separated; metrics ttft, tpot, itl, e2e.
+    weights
+        Weight formats to consider, comma-separated; default: bf16, and fp8 where it is native.
+    kv
+        Cache formats to consider, likewise.
+    engine
+        Engine whose overheads apply: vllm, sglang, trtllm or default.
+    json
+        Print JSON.
+    plot
+        Write a chart of price against time per token: .svg, .png or .html.
+    """
+    from ..cost.engines import load_engine
+    from ..formats import load_format
+    from ..hardware import load_fleet
+    from ..models import load_model
+    from ..serving.search import advise as search
+    from ..serving.sensitivity import sensitivity
+    from ..serving.slo import parse_slo
+
+    promises = parse_slo(slo)
+    fleets = [load_fleet(f.strip()) for f in on.split(",") if f.strip()]
+    formats = {k: [f.strip() for f in v.split(",") if f.strip()]
+               for k, v in (("weights", weights), ("kv", kv))}  # fmt: skip
+    for name in (*formats["weights"], *formats["kv"]):
+        load_format(name)
+    spec, trace = load_model(model), traffic.trace()
+    if traffic.drop_long:
+        import numpy as np
+
+        fits = trace.prompt_tokens + trace.output_tokens <= spec.max_context
+        trace = trace if fits.all() else trace.take(np.nonzero(fits)[0])
+    found = search(
+        spec, fleets, trace, promises, load_engine(engine), weights=formats["weights"],
+        caches=formats["kv"],
+    )  # fmt: skip
+    changes = []
+    if found.best is not None:
+        best = found.best.candidate
+        fleet = next(n for d, n, _ in fleets if d.id == best.step.device.id)
+        changes = sensitivity(best, found.load, promises, fleet)
+    if json:
+        from ..serving.launch import commands
+        from ._output import print_json
+
+        extra: dict[str, Any] = {"sensitivity": changes, "launch": {}}
+        if found.best is not None:
+            extra["launch"] = commands(found.best.candidate, found.load.longest)
+        print_json({**found.as_dict(), **extra})
+    else:
+        _print(found, changes)
+    if plot is not None:
+        from ..plots.chart import save
+        from ..plots.serving import front
+
+        save(front(found), plot)
+        if not json:
+            print(f"Chart written to {plot}.")
+
+
+def _print(found: Advice, changes: list[dict[str, Any]]) -> None:
+    from ..serving.launch import commands
+    from ..units import show_s
+    from ._output import console, table
+
+    out, load = console(), found.load
+    promised = ", ".join(str(p) for p in found.promises)
+    out.print(
+        f"Traffic of {load.requests_per_s:.3g} requests/s, {load.prompt:,.0f} prompt and "
+        f"{load.output:,.0f} output tokens on average; promised: {promised}."
+    )
+    if found.best is None:
+        _print_failure(found)
+        return
+    best = found.best
+    c, s = best.candidate, best.report.summary
+    price = s["usd_per_million_output_tokens"]
+    out.print(f"[bold]Use {c.describe()}.[/]")
+    if c.step.device.price is not None:
+        cost = f"{c.usd_per_hour:,.2f} USD per hour"
+        cost += f", {price:.3g} USD per million output tokens" if price else ""
+        out.print(f"{cost}; simulated on the trace, busy {s['utilization']:.0%} of the time.")
+    rows = []
+    for f in found.finalists:
+        v = f.report.summary
+        cells = [_short(f), f"{f.candidate.usd_per_hour:,.2f}", show_s(v["ttft_s"]["p99"]),
+                 _time(v["tpot_s"]["p95"]), show_s(v["e2e_s"]["p99"]), f"{v['utilization']:.0%}",
+                 "chosen" if f is best else _why_lost(f, best)]  # fmt: skip
+        rows.append(cells)
+    out.print(table("Simulated finalists, cheapest first", ["configuration", "USD/h", "ttft p99",
+              "tpot p95", "e2e p99", "busy", "verdict"], rows, wrap=True))  # fmt: skip
+    rows = [[r["change"], "-" if r["devices"] is None else str(r["devices"]),
+             _time(r["tpot_s"]), "-" if r["batch"] is None else f"{r['batch']:.1f}"]
+            for r in changes]  # fmt: skip
+    out.print(table("If something changed (closed form, same plan)", ["", "devices", "mean tpot",
+              "mean batch"], rows))  # fmt: skip
+    _print_counts(found)
+    out.print("To start one replica:")
+    for line in commands(c, load.longest).values():
+        print("  " + line)
+
+
+def _time(value: float | None) -> str:
+    from ..units import show_s
+
+    return "-" if value is None else show_s(value)
+
+
+def _short(f: Confirmed) -> str:
+    c = f.candidate
+    fmt = c.step.plan.formats
+    share = f" ({c.share}/device)" if c.share > 1 else ""
+    return (f"{c.replicas} x {c.step.device.id} {c.step.plan.describe()}{share}, {fmt.weights}, "
+            f"kv {fmt.kv}")  # fmt: skip
+
+
+def _why_lost(f: Confirmed, best: Confirmed) -> str:
+    if f.broken:
+        return "; ".join(f.broken)
+    more = f.candidate.usd_per_hour / best.candidate.usd_per_hour - 1.0
+    if more > 0.005:
+        return f"{more:.0%} dearer"
+    return "slower"
+
+
+def _print_counts(found: Advice) -> None:
+    from ._output import console
+
+    reasons = ", ".join(f"{n:,} by {kind}" for kind, n in sorted(found.reasons.items()))
+    console().print(
+        f"{found.evaluated:,} configurations evaluated, {len(found.candidates):,} feasible in the "
+        f"closed form, {found.pruned:,} ruled out{f' ({reasons})' if reasons else ''}, "
+        f"{len(found.finalists)} simulated; {found.wall_s:.2f} s."
+    )
+
+
+def _print_failure(found: Advice) -> None:
+    from ..errors import InvalidInput
+
+    _print_counts(found)
+    if found.finalists:
+        nearest = found.finalists[0]
+        raise InvalidInput(
+            "No configuration of this fleet keeps the promise. The nearest is "
+            f"{nearest.candidate.describe()}, where {'; '.join(nearest.broken)}. Relax that limit, "
+            "lower the rate, or add devices."
+        )
+    why = found.rejected[0].why if found.rejected else "nothing fits"
+    kinds = {r.kind: r for r in found.rejected}
+    telling = kinds.get("latency") or kinds.get("capacity") or kinds.get("bound")
+    raise InvalidInput(
+        "No configuration of this fleet keeps the promise. The closest one "
+        f"{(telling.what + ': ') if telling else ''}{telling.why if telling else why}. Relax the "
+        "limit, lower the rate, or add devices."
+    )

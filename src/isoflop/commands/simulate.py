@@ -1,0 +1,251 @@
+"""`isoflop simulate MODEL --on FLEET`: real traffic through an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from ._traffic import DEFAULT_TRAFFIC, Traffic
+
+if TYPE_CHECKING:
+    from ..serving.report import ServingReport
+    from ..serving.server import Server
+
+
+def simulate(
+    model: str,
+    *,
+    on: str,
+    traffic: Traffic = DEFAULT_TRAFFIC,
+    plan: str = "",
+    weights: str = "bf16",
+    experts: str = "",
+    kv: str = "bf16",
+    engine: str = "vllm",
+    policy: str = "vllm",
+    max_sequences: int = 256,
+    max_tokens: int = 8192,
+    max_context: int = 0,
+    cache_blocks: int = 0,
+    utilization: float = 0.9,
+    prefix_caching: bool = True,
+    preemption: Literal["recompute", "swap"] = "recompute",
+    replicas: int = 1,
+    router: str = "round-robin",
+    share: int = 1,
+    disaggregate: str = "",
+    draft: str = "",
+    acceptance: float = 0.7,
+    draft_tokens: int = 0,
+    slo: str = "",
+    json: Annotated[bool, Parameter(negative=())] = False,
+    timeline: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Real traffic through an engine: latencies by percentile, throughput, cache, energy, price.
+
+    Parameters
+    ----------
+    model
+        Catalog id or alias, or a Hugging Face config.json.
+    on
+        Devices of one replica: h100-sxm, 8xh200, dgx-h100.
+    plan
+        Parallel plan such as tp8,ep8; default: tensor parallel over the devices.
+    weights
+        Number format of the linear layers.
+    experts
+        Number format of routed experts; default: as weights.
+    kv
+        Number format of the cache.
+    engine
+        Engine whose overheads apply: vllm, sglang, trtllm or default.
+    policy
+        Scheduling policy: vllm, sarathi, orca, static, prefill-first, shortest-predicted, fair,
+        priority.
+    max_sequences
+        Most running sequences.
+    max_tokens
+        Token budget of a step.
+    max_context
+        Longest sequence; default: the model's own.
+    cache_blocks
+        Pages of the cache; default: what memory leaves.
+    utilization
+        Share of device memory the engine claims.
+    preemption
+        What happens to a preempted sequence's cache.
+    replicas
+        Equal instances behind the router.
+    router
+        round-robin, random, least-loaded or prefix-aware.
+    share
+        Instances on each device, sharing its memory and bandwidth.
+    disaggregate
+        Prefill and decode instances apart, as P:D, for example 2:1.
+    draft
+        Draft model for speculative decoding; with --draft-tokens and no model, lookup drafting.
+    acceptance
+        Chance that a drafted token is accepted.
+    draft_tokens
+        Tokens drafted per step; 0: no speculation (4 with a draft model).
+    slo
+        Latency promises such as ttft<500ms@p99,tpot<40ms@p95; reports the share within them.
+    json
+        Print JSON.
+    timeline
+        Write the steps of the first replica as a Chrome trace (chrome://tracing, Perfetto).
+    plot
+        Write a chart: .svg, .png or .html.
+    """
+    from ..serving.server import Server
+    from ..serving.simulate import simulate as run
+    from .explain import build_step
+
+    step = build_step(model, on, plan, weights, experts, kv, engine)
+    server = Server(
+        step=step, policy=policy, max_sequences=max_sequences, max_tokens=max_tokens,
+        max_context=max_context, cache_blocks=cache_blocks, utilization=utilization,
+        prefix_caching=prefix_caching, preemption=preemption, share=share,
+        speculation=_speculation(draft, acceptance, draft_tokens, on, weights, kv, engine),
+    )  # fmt: skip
+    trace = traffic.trace()
+    events = 200_000 if timeline is not None or plot is not None else 0
+    if disaggregate:
+        from ..serving.disaggregated import simulate_split
+
+        prefills, decodes = _split(disaggregate)
+        report = simulate_split(server, trace, prefills=prefills, decodes=decodes,
+                                drop_long=traffic.drop_long)  # fmt: skip
+    else:
+        with _bar(len(trace)) as progress:
+            report = run(
+                server, trace, replicas=replicas * share, router=router,
+                drop_long=traffic.drop_long, events=events, progress=progress,
+            )  # fmt: skip
+    promises = _promises(report, slo)
+    if json:
+        from ._output import print_json
+
+        print_json({**report.as_dict(), "slo": promises})
+    else:
+        _print(report, server, promises)
+    if timeline is not None:
+        from ..serving.timeline import chrome_trace
+        from ._output import write_whole
+
+        write_whole(timeline, chrome_trace(report))
+        if not json:
+            print(f"Timeline written to {timeline}.")
+    if plot is not None:
+        from ..plots.chart import save
+        from ..plots.serving import chart
+
+        save(chart(report), plot)
+        if not json:
+            print(f"Chart written to {plot}.")
+
+
+def _speculation(
+    draft: str, acceptance: float, tokens: int, on: str, weights: str, kv: str, engine: str
+) -> Any:
+    if not draft and not tokens:
+        return None
+    from ..serving.speculation import Speculation
+    from .explain import build_step
+
+    small = build_step(draft, on, "", weights, "", kv, engine) if draft else None
+    return Speculation(draft=tokens or 4, acceptance=acceptance, model=small)
+
+
+def _split(text: str) -> tuple[int, int]:
+    from ..errors import InvalidInput
+
+    parts = text.split(":")
+    if len(parts) != 2 or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+        raise InvalidInput(
+            f"'{text}' does not say how many prefill and decode instances: write P:D, such as 2:1."
+        )
+    return int(parts[0]), int(parts[1])
+
+
+def _promises(report: ServingReport, slo: str) -> list[dict[str, Any]]:
+    if not slo:
+        return []
+    from ..serving.slo import parse_slo
+
+    return [
+        {"promise": str(p), "value_s": p.value_s(report.summary), "kept": p.kept(report.summary),
+         "share_within": report.goodput({f"{p.metric}_s": p.limit_s})
+         if p.metric != "itl" else None}
+        for p in parse_slo(slo)
+    ]  # fmt: skip
+
+
+def _bar(requests: int) -> Any:
+    """A progress bar on the terminal's error stream, for runs worth one."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def shown() -> Any:
+        import sys
+
+        if requests < 5000 or not sys.stderr.isatty():
+            yield None
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("requests", total=1.0)
+            yield lambda share: bar.update(task, completed=share)
+
+    return shown()
+
+
+def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]) -> None:
+    from ..units import show_s
+    from ._output import console, table
+
+    s, out = report.summary, console()
+    step = server.step
+    out.print(
+        f"[bold]{step.model.name}[/] on {s['replicas']} x [bold]{step.device.name}[/] "
+        f"({s['plan']}), engine {step.engine.id.removeprefix('engine-')}, policy {s['policy']}: "
+        f"{s['requests']:,} requests over {show_s(s['duration_s'])} of simulated time"
+        + (f", {s['dropped']:,} too long and left out" if s["dropped"] else "")
+    )
+    names = {"ttft_s": "time to first token", "tpot_s": "time per output token",
+             "itl_s": "between tokens", "e2e_s": "whole request"}  # fmt: skip
+    rows = []
+    for key, label in names.items():
+        v = s[key]
+        ci = (v.get("ci90") or {}).get("p99")
+        rows.append([label, *(show_s(v[k]) if v[k] is not None else "-"
+                              for k in ("mean", "p50", "p90", "p95", "p99")),
+                     f"{show_s(max(ci[0], 0.0))} - {show_s(ci[1])}" if ci else "-"])  # fmt: skip
+    out.print(table("Latency", ["", "mean", "p50", "p90", "p95", "p99", "p99, 90% interval"], rows))
+    price = s["usd_per_million_output_tokens"]
+    out.print(
+        f"Throughput {s['throughput_output_tokens_per_s']:,.0f} output tokens/s "
+        f"({s['requests_per_s']:.3g} requests/s); busy {s['utilization']:.0%} of the time, "
+        f"{s['prompt_share']:.0%} of it on steps with prompts; mean batch {s['mean_batch']:.1f}."
+    )
+    out.print(
+        f"Cache: {s['cache_blocks']:,} pages, {s['cache_use']:.0%} used, {s['preemptions']:,} "
+        f"preemptions, {s['prefix_hit_ratio']:.1%} of prompt tokens from cached prefixes. "
+        f"Power {s['watts_per_device']:,.0f} W per device, "
+        f"{s['joules_per_output_token']:.3g} J per output token"
+        + (f", {price:.3g} USD per million output tokens." if price is not None else ".")
+    )
+    bound = ", ".join(f"{k} {v:.0%}" for k, v in s["bound"].items() if v >= 0.005)
+    out.print(f"Busy time is bound by: {bound}.")
+    for p in promises:
+        share = "" if p["share_within"] is None else f"; {p['share_within']:.1%} of requests within"
+        state = "kept" if p["kept"] else "[bold]broken[/]"
+        out.print(f"Promise {p['promise']}: {state} ({show_s(p['value_s'] or 0.0)}){share}.")
+    out.print(
+        f"Simulated in {s['wall_s']:.2f} s, {s['simulated_requests_per_wall_s']:,.0f} requests/s."
+    )

@@ -1,0 +1,329 @@
+"""Serving configurations: which exist, which can work at all, and what the closed form says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import evolve, frozen
+
+from ..cost.engines import Engine
+from ..cost.features import Batch
+from ..cost.memory import MemoryPolicy, cache_bytes, memory_use
+from ..cost.step import StepModel
+from ..errors import InvalidInput, InvalidPlan, IsoflopError
+from ..hardware import Accelerator, Cluster
+from ..models import ModelSpec
+from ..plans import Formats, Plan
+from ..units import show_bytes
+from .server import Server
+from .slo import Promise
+
+SEQUENCES = (8, 16, 32, 64, 128, 256, 512, 1024)
+"""Batch limits tried."""
+TOKENS = (512, 2048, 8192)
+"""Token budgets of a step tried."""
+HEADROOM = 0.95
+"""Share of an instance's capacity that a stable queue may use in the closed form."""
+SHARES = (2, 4)
+"""Instances per device tried for models that leave most of it free."""
+
+
+@frozen(kw_only=True)
+class Load:
+    """Traffic in the closed form: rate and mean lengths.
+
+    Attributes
+    ----------
+    requests_per_s, prompt, output : float
+        Means; prompt is what is left to compute after prefix hits.
+    context : float
+        Mean cached tokens of a decoding sequence.
+    """
+
+    requests_per_s: float
+    prompt: float
+    output: float
+    context: float
+    longest: int
+
+
+@frozen(kw_only=True, eq=False)
+class Candidate:
+    """One configuration and what the closed form says of it.
+
+    Attributes
+    ----------
+    replicas : int
+        Fewest instances that carry the load within the promises.
+    usd_per_hour : float
+        Price of the devices used; device count where no price is known.
+    tpot_s, ttft_s : float
+        Mean estimates.
+    """
+
+    step: StepModel
+    max_sequences: int
+    max_tokens: int
+    share: int
+    replicas: int
+    batch: float
+    tpot_s: float
+    ttft_s: float
+    usd_per_hour: float
+
+    @property
+    def devices(self) -> int:
+        """Devices in use."""
+        return math.ceil(self.replicas / self.share) * self.step.plan.devices
+
+    def server(self, **options: Any) -> Server:
+        """As something to simulate."""
+        return Server(
+            step=self.step, max_sequences=self.max_sequences, max_tokens=self.max_tokens,
+            share=self.share, **options,
+        )  # fmt: skip
+
+    def describe(self) -> str:
+        """Short text for people."""
+        f = self.step.plan.formats
+        share = f", {self.share} per device" if self.share > 1 else ""
+        return (
+            f"{self.replicas} x {self.step.plan.describe()} on {self.devices} "
+            f"{self.step.device.id}, weights {f.weights}, cache {f.kv}{share}, "
+            f"{self.max_sequences} sequences, {self.max_tokens} tokens per step"
+        )
+
+
+@frozen(kw_only=True)
+class Rejected:
+    """A configuration that cannot work: what it is, why, and by how much."""
+
+    what: str
+    why: str
+    kind: str
+
+
+def plans(
+    model: ModelSpec, devices: int, node: int, formats: Sequence[Formats]
+) -> Iterator[Plan | Rejected]:
+    """Every way to lay one instance over at most `devices` devices."""
+    sizes = [1 << k for k in range(devices.bit_length()) if 1 << k <= devices]
+    moe = any(g.ffn.kind == "moe" for g in model.layers)
+    for fmt in formats:
+        for size in sizes:
+            tensors = [t for t in sizes if t <= min(size, node)]
+            for tensor in tensors:
+                rest = size // tensor
+                if rest > 1 and not moe:
+                    continue  # dense models replicate instead
+                experts = {1, size} if moe and size > 1 else {1}
+                for expert in sorted(experts):
+                    if rest > 1 and expert == 1:
+                        continue
+                    plan = Plan(tensor=tensor, data=rest, expert=expert, formats=fmt)
+                    try:
+                        plan.check(model)
+                    except InvalidPlan as error:
+                        yield Rejected(what=plan.describe(), why=str(error), kind="indivisible")
+                        continue
+                    yield plan
+
+
+def formats_for(
+    device: Accelerator, weights: Sequence[str], caches: Sequence[str]
+) -> list[Formats]:
+    """Weight and cache formats to try; only those the device has units for where none is asked."""
+    rates = device.rates.dense_flop_per_s
+    chosen = list(weights) or ["bf16", *(["fp8"] if "fp8" in rates else [])]
+    kept = list(caches) or ["bf16", *(["fp8"] if "fp8" in rates else [])]
+    return [Formats(weights=w, kv=k) for w in chosen for k in kept]
+
+
+def evaluate(
+    model: ModelSpec, device: Accelerator, cluster: Cluster | None, engine: Engine, plan: Plan,
+    load: Load, promises: Sequence[Promise], fleet: int, longest: int,
+) -> tuple[list[Candidate], list[Rejected], int]:  # fmt: skip
+    """Candidates of one plan over batch limits, budgets and shares; what was evaluated."""
+    step = StepModel(model=model, plan=plan, device=device, cluster=cluster, engine=engine)
+    what = f"{plan.describe()}, weights {plan.formats.weights}, cache {plan.formats.kv}"
+    policy = MemoryPolicy()
+    use = memory_use(model, plan, device, step.operators, sequences=0, context=0, policy=policy)
+    if use.usable_bytes <= use.total_bytes:
+        why = (f"needs {show_bytes(use.total_bytes)} per device, has "
+               f"{show_bytes(use.usable_bytes)}")  # fmt: skip
+        return [], [Rejected(what=what, why=why, kind="memory")], 1
+    each = cache_bytes(model, plan, 1, float(longest))
+    if each > use.usable_bytes - use.total_bytes:
+        why = (f"one sequence of {longest:,} tokens needs a cache of {show_bytes(each)}, "
+               f"{show_bytes(use.usable_bytes - use.total_bytes)} are free")  # fmt: skip
+        return [], [Rejected(what=what, why=why, kind="memory")], 1
+    floor = bound_s(step, load)
+    for p in promises:
+        if p.metric in ("tpot", "itl") and floor[0] > p.limit_s:
+            why = (f"even at full bandwidth one sequence takes {floor[0] * 1e3:.1f} ms per token, "
+                   f"above {p}")  # fmt: skip
+            return [], [Rejected(what=what, why=why, kind="bound")], 1
+        if p.metric == "ttft" and floor[1] > p.limit_s:
+            why = f"even at peak rate a mean prompt takes {floor[1] * 1e3:.0f} ms, above {p}"
+            return [], [Rejected(what=what, why=why, kind="bound")], 1
+    curve = _Curve.of(step, load)
+    found: list[Candidate] = []
+    rejected: list[Rejected] = []
+    evaluated = 0
+    small = use.weights_bytes < 0.2 * use.usable_bytes and plan.devices == 1
+    for share in (1, *(SHARES if small else ())):
+        most = _most_sequences(step, load, use.weights_bytes, share)
+        for sequences in SEQUENCES:
+            for tokens in TOKENS:
+                evaluated += 1
+                if sequences > max(8, 2 * most) or sequences > tokens * plan.data:
+                    continue
+                made = curve.candidate(min(sequences, most), sequences, tokens, share, promises,
+                                       fleet)  # fmt: skip
+                if isinstance(made, Rejected):
+                    rejected.append(evolve(made, what=f"{what}, {sequences} sequences"))
+                else:
+                    found.append(made)
+    return found, rejected, evaluated
+
+
+def bound_s(step: StepModel, load: Load) -> tuple[float, float]:
+    """Roofline seconds of one decoding step alone and of one mean prompt: nothing is faster."""
+    local = 1.0 / (step.plan.data * step.plan.pipeline)
+    decode = step.ideal_s(Batch(decode_sequences=local, decode_context=load.context))
+    prompt = step.ideal_s(Batch(prefill_sequences=local, prefill_tokens=load.prompt))
+    return float(decode), float(prompt)
+
+
+def _most_sequences(step: StepModel, load: Load, weights: float, share: int) -> int:
+    policy = MemoryPolicy()
+    device = step.device.memory.capacity_bytes - policy.driver_bytes
+    free = policy.utilization * device / share - weights - policy.reserve_bytes / share
+    each = cache_bytes(step.model, step.plan, 1, load.context, policy.block_tokens)
+    return max(0, int(free / each) * step.plan.data) if each > 0 else 10**9
+
+
+@frozen(kw_only=True, eq=False)
+class _Curve:
+    """Step seconds of one instance over its batch, and of a mean prompt."""
+
+    step: StepModel
+    load: Load
+    batches: Any
+    decode_s: Any
+    busy_s: Any
+    prompt_s: float
+
+    @classmethod
+    def of(cls, step: StepModel, load: Load) -> _Curve:
+        b = np.array([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], float)
+        decode = step.decode_s(b, np.array(load.context))
+        fixed = step.engine.scale(step.device.family) * (1 - step.engine.captured) * step.launch_s
+        idle = step.engine.overhead_s(b, step.model.depth) + fixed
+        busy = decode - np.minimum(idle, 0.5 * decode)
+        whole = min(max(load.prompt, 1.0), 8192.0)
+        together = max(1.0, np.floor(8192.0 / whole)) * step.plan.data
+        share = float(step.prefill_s(np.array(together), np.array(whole))) / together
+        engine = step.engine.prefill_scale
+        return cls(step=step, load=load, batches=b, decode_s=decode, busy_s=busy,
+                   prompt_s=engine * share * max(load.prompt, 1.0) / whole)  # fmt: skip
+
+    def candidate(
+        self, running: int, sequences: int, tokens: int, share: int,
+        promises: Sequence[Promise], fleet: int,
+    ) -> Candidate | Rejected:  # fmt: skip
+        """The fewest replicas at which the closed form keeps every promise."""
+        if running < 1:
+            return Rejected(what="", why="no room for the cache of one sequence", kind="memory")
+        load, plan = self.load, self.step.plan
+        most = fleet // plan.devices * share
+        contended = np.maximum(self.decode_s, share * self.busy_s)
+        decode = np.interp(running, self.batches, contended)
+        # A device-second serves prompts or decoding; what is left of it bounds the rate.
+        need = load.requests_per_s * (self.prompt_s * share + load.output * decode / running)
+        least = max(1, math.ceil(need / HEADROOM))
+        if least > most:
+            why = (f"needs {math.ceil(least / share) * plan.devices} devices for "
+                   f"{load.requests_per_s:.3g} requests/s, the fleet has {fleet}")  # fmt: skip
+            return Rejected(what="", why=why, kind="capacity")
+        worst = ""
+        for replicas in range(least, most + 1):
+            rate = load.requests_per_s / replicas
+            batch, tpot, ttft = self._settle(rate, running, share, contended)
+            worst = _broken(promises, tpot, ttft)
+            if not worst:
+                price = self.step.device.price
+                each = 1.0 if price is None else price.on_demand_usd_per_hour
+                return Candidate(
+                    step=self.step, max_sequences=sequences, max_tokens=tokens, share=share,
+                    replicas=replicas, batch=batch, tpot_s=tpot, ttft_s=ttft,
+                    usd_per_hour=math.ceil(replicas / share) * plan.devices * each,
+                )  # fmt: skip
+        return Rejected(what="", why=worst, kind="latency")
+
+    def _settle(
+        self, rate: float, running: int, share: int, decode_s: Any
+    ) -> tuple[float, float, float]:
+        """Batch, TPOT and TTFT at `rate` requests/s: batch = rate x life, by bisection."""
+        load = self.load
+        stolen = min(rate * self.prompt_s * share, 0.98)
+        low, high = 0.01, float(running)
+        for _ in range(30):
+            middle = math.sqrt(low * high)
+            tpot = float(np.interp(middle, self.batches, decode_s)) / (1.0 - stolen)
+            low, high = (middle, high) if rate * load.output * tpot > middle else (low, middle)
+        tpot = float(np.interp(high, self.batches, decode_s)) / (1.0 - stolen)
+        wait = stolen / (1.0 - stolen) * self.prompt_s * share / 2.0
+        extra = self.step.engine.arrival_s
+        return high, tpot, self.prompt_s + wait + tpot + extra
+
+
+def _broken(promises: Sequence[Promise], tpot: float, ttft: float) -> str:
+    """The promise that mean estimates already break, or nothing.
+
+    A percentile is above the mean for these skewed times, so a mean above the limit is a proof
+    within the model's error, and everything else goes to the simulator.
+    """
+    for p in promises:
+        value = {"tpot": tpot, "ttft": ttft}.get(p.metric)
+        if value is not None and value > p.limit_s:
+            return f"{p.metric} would be {value * 1e3:.1f} ms on average, above {p}"
+    return ""
+
+
+def enumerate_candidates(
+    model: ModelSpec, fleets: Sequence[tuple[Accelerator, int, Cluster | None]], engine: Engine,
+    load: Load, promises: Sequence[Promise], weights: Sequence[str], caches: Sequence[str],
+    longest: int,
+) -> tuple[list[Candidate], list[Rejected], int]:  # fmt: skip
+    """All candidates of several fleets, cheapest first; all rejections; how many were evaluated."""
+    found: list[Candidate] = []
+    rejected: list[Rejected] = []
+    evaluated = 0
+    for device, count, cluster in fleets:
+        node = cluster.devices_per_node if cluster else max(8, device.links.scale_up_domain)
+        made: list[Formats] = []
+        for f in formats_for(device, weights, caches):
+            try:
+                device.matrix_rate(f.of("weights"))
+                made.append(f)
+            except IsoflopError as error:
+                rejected.append(Rejected(what=f.weights, why=str(error), kind="format"))
+        for plan in plans(model, count, node, made):
+            if isinstance(plan, Rejected):
+                evaluated += 1
+                rejected.append(plan)
+                continue
+            some, bad, seen = evaluate(
+                model, device, cluster, engine, plan, load, promises, count, longest
+            )
+            found += some
+            rejected += bad
+            evaluated += seen
+    if evaluated == 0:
+        raise InvalidInput("The fleet is empty: name a device or a cluster (--on 8xh100-sxm).")
+    found.sort(key=lambda c: (c.usd_per_hour, c.tpot_s, c.max_sequences))
+    return found, rejected, evaluated

@@ -1,0 +1,104 @@
+"""Prefill and decode on instances of their own, the cache sent from one to the other."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from attrs import evolve
+
+from ..cost.collectives import tier_for
+from ..cost.features import Array
+from ..cost.memory import cache_bytes
+from ..errors import InvalidInput
+from .report import Collected, ServingReport, make_report
+from .running import Running
+from .server import Server
+from .simulate import admissible
+from .traffic import Trace
+
+
+def transfer_s(server: Server, prompt: Array) -> Array:
+    """Seconds to send a prompt's cache between instances, every rank its own share.
+
+    All ranks of an instance send at once over the network tier that joins the instances.
+    """
+    step = server.step
+    tier = tier_for(step.device, step.cluster, 2 * step.plan.devices)
+    each = cache_bytes(step.model, step.plan, 1.0, 1.0)
+    return tier.latency_s + np.asarray(prompt, float) * each / tier.link_bytes_per_s
+
+
+def simulate_split(
+    server: Server, trace: Trace, *, prefills: int, decodes: int, drop_long: bool = False
+) -> ServingReport:
+    """`prefills` instances compute prompts and first tokens, `decodes` the rest.
+
+    Requests go to the prefill instances in turn, and to the decode instances in the order in
+    which their caches arrive. Decoding never slows prompts, so one pool is simulated after the
+    other.
+
+    Raises
+    ------
+    InvalidInput
+        If the requests of the trace wait for each other: their arrival would depend on both pools.
+
+    References
+    ----------
+    Zhong et al. 2024, DistServe, arXiv 2401.09670; Patel et al. 2024, Splitwise, arXiv 2311.18677.
+    """
+    began = time.perf_counter()
+    if trace.follows is not None:
+        raise InvalidInput("Closed loops and conversations cannot be split into two pools yet.")
+    trace, dropped = admissible(server, trace, drop_long)
+    n = len(trace)
+    first = np.zeros(n)
+    pool, parts = [], []
+    for j in range(prefills):
+        part = np.arange(j, n, prefills)
+        if not len(part):
+            continue
+        mine = trace.take(part)
+        instance = _instance(server, mine)
+        instance.feed(evolve(mine, output_tokens=np.ones(len(part), np.int64)))
+        instance.advance()
+        first[part] = instance.requests.first[: len(part)]
+        pool.append(instance)
+        parts.append(part)
+    arrival = first + np.where(trace.output_tokens > 1, transfer_s(server, trace.prompt_tokens), 0)
+    order = np.argsort(arrival, kind="stable")
+    finish = first.copy()
+    decoding = order[trace.output_tokens[order] > 1]
+    for j in range(decodes):
+        part = decoding[j::decodes]
+        if not len(part):
+            continue
+        mine = evolve(trace.take(part), arrival_s=arrival[part], units=np.zeros(0, np.int64),
+                      unit_offsets=None, unit_tokens=0)  # fmt: skip
+        instance = _instance(server, mine)
+        instance.feed(mine, computed=mine.prompt_tokens)
+        instance.advance()
+        finish[part] = instance.requests.finish[: len(part)]
+        pool.append(instance)
+    base = Collected.of(pool[: len(parts)], parts, trace)
+    output = np.asarray(trace.output_tokens, float)
+    extra = server.step.engine.arrival_s
+    collected = evolve(
+        base, e2e_s=finish - trace.arrival_s + extra, finish_s=finish,
+        tpot_s=np.where(output > 1, (finish - first) / np.maximum(output - 1, 1), np.nan),
+        last_s=float(finish.max()),
+    )  # fmt: skip
+    report = make_report(
+        server, trace, collected, pool, replicas=prefills + decodes, dropped=dropped,
+        wall_s=time.perf_counter() - began,
+    )  # fmt: skip
+    return evolve(report, summary={**report.summary, "split": {"prefill": prefills,
+                                                                "decode": decodes}})  # fmt: skip
+
+
+def _instance(server: Server, trace: Trace) -> Running:
+    units = int(trace.units.max()) + 1 if len(trace.units) else 0
+    return Running(
+        server, capacity=len(trace), unit_tokens=trace.unit_tokens, units=units,
+        users=int(trace.user.max()) + 1, unit_capacity=len(trace.units),
+    )  # fmt: skip

@@ -1,0 +1,93 @@
+"""The command lines that start a configuration in the usual engines."""
+
+from __future__ import annotations
+
+from .candidates import Candidate
+
+
+def _name(c: Candidate) -> str:
+    return c.step.model.hf_id or "MODEL"
+
+
+def commands(candidate: Candidate, longest: int) -> dict[str, str]:
+    """One command line per engine for one replica of `candidate`.
+
+    Flags as documented by vLLM 0.19 (`vllm serve`), SGLang 0.5 (`sglang.launch_server`) and
+    TensorRT-LLM 1.0 (`trtllm-serve`).
+    """
+    return {
+        "vLLM": _vllm(candidate, longest),
+        "SGLang": _sglang(candidate, longest),
+        "TensorRT-LLM": _trtllm(candidate, longest),
+    }
+
+
+def _narrow(fmt: str) -> bool:
+    return fmt.startswith("fp8")
+
+
+def _utilization(c: Candidate) -> float:
+    return round(0.9 / c.share, 2)
+
+
+def _vllm(c: Candidate, longest: int) -> str:
+    p, f = c.step.plan, c.step.plan.formats
+    parts = [f"vllm serve {_name(c)}", f"--tensor-parallel-size {p.tensor}"]
+    if p.data > 1:
+        parts.append(f"--data-parallel-size {p.data}")
+    if p.pipeline > 1:
+        parts.append(f"--pipeline-parallel-size {p.pipeline}")
+    if p.expert > 1:
+        parts.append("--enable-expert-parallel")
+    if _narrow(f.weights):
+        parts.append("--quantization fp8")
+    if _narrow(f.kv):
+        parts.append("--kv-cache-dtype fp8")
+    parts += [
+        f"--max-num-seqs {max(1, c.max_sequences // p.data)}",
+        f"--max-num-batched-tokens {c.max_tokens}",
+        f"--max-model-len {longest}", f"--gpu-memory-utilization {_utilization(c)}",
+    ]  # fmt: skip
+    return " ".join(parts)
+
+
+def _sglang(c: Candidate, longest: int) -> str:
+    p, f = c.step.plan, c.step.plan.formats
+    parts = [f"python -m sglang.launch_server --model-path {_name(c)}", f"--tp {p.tensor * p.data}"]
+    if p.data > 1:
+        parts.append(f"--dp {p.data} --enable-dp-attention")
+    if p.expert > 1:
+        parts.append(f"--ep {p.expert}")
+    if p.pipeline > 1:
+        parts.append(f"--pp {p.pipeline}")
+    if _narrow(f.weights):
+        parts.append("--quantization fp8")
+    if _narrow(f.kv):
+        parts.append("--kv-cache-dtype fp8_e4m3")
+    parts += [
+        f"--max-running-requests {c.max_sequences}", f"--chunked-prefill-size {c.max_tokens}",
+        f"--context-length {longest}", f"--mem-fraction-static {_utilization(c)}",
+    ]  # fmt: skip
+    return " ".join(parts)
+
+
+def _trtllm(c: Candidate, longest: int) -> str:
+    p, f = c.step.plan, c.step.plan.formats
+    parts = [f"trtllm-serve {_name(c)}", f"--tp_size {p.tensor * p.data}"]
+    if p.expert > 1:
+        parts.append(f"--ep_size {p.expert}")
+    if p.pipeline > 1:
+        parts.append(f"--pp_size {p.pipeline}")
+    parts += [
+        f"--max_batch_size {max(1, c.max_sequences // p.data)}",
+        f"--max_num_tokens {c.max_tokens}", f"--max_seq_len {longest}",
+        f"--kv_cache_free_gpu_memory_fraction {_utilization(c)}",
+    ]  # fmt: skip
+    extra = []
+    if p.data > 1:
+        extra.append("enable_attention_dp: true")
+    if _narrow(f.kv):
+        extra.append("kv_cache_config: {dtype: fp8}")
+    if extra:
+        parts.append(f"--extra_llm_api_options options.yaml  # {'; '.join(extra)}")
+    return " ".join(parts)

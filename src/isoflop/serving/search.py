@@ -1,0 +1,233 @@
+"""`advise`: the cheapest configuration that keeps the promises, confirmed by simulation."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import evolve, frozen
+
+from ..cost.engines import Engine
+from ..errors import InvalidInput
+from ..hardware import Accelerator, Cluster
+from ..models import ModelSpec
+from .candidates import Candidate, Load, Rejected, enumerate_candidates
+from .report import ServingReport
+from .simulate import simulate
+from .slo import Promise
+from .traffic import Trace
+
+FINALISTS = 4
+"""Configurations that the simulator looks at before a winner is named."""
+SAMPLE = 1200
+"""Requests of the trace that a finalist is simulated on, per replica."""
+
+
+@frozen(kw_only=True, eq=False)
+class Confirmed:
+    """A candidate after simulation."""
+
+    candidate: Candidate
+    report: ServingReport
+    kept: bool
+    broken: tuple[str, ...]
+
+    def row(self) -> dict[str, Any]:
+        """As a plain record."""
+        c, s = self.candidate, self.report.summary
+        return {
+            "configuration": c.describe(), "device": c.step.device.id, "devices": c.devices,
+            "replicas": c.replicas, "plan": c.step.plan.describe(),
+            "weights": c.step.plan.formats.weights, "kv": c.step.plan.formats.kv,
+            "max_sequences": c.max_sequences, "max_tokens": c.max_tokens, "share": c.share,
+            "usd_per_hour": c.usd_per_hour if c.step.device.price else None,
+            "usd_per_million_output_tokens": s["usd_per_million_output_tokens"],
+            "ttft_p99_s": s["ttft_s"]["p99"], "tpot_p95_s": s["tpot_s"]["p95"],
+            "tpot_p99_s": s["tpot_s"]["p99"], "e2e_p99_s": s["e2e_s"]["p99"],
+            "utilization": s["utilization"], "kept": self.kept, "broken": list(self.broken),
+        }  # fmt: skip
+
+
+@frozen(kw_only=True, eq=False)
+class Advice:
+    """The answer of a search.
+
+    Attributes
+    ----------
+    best : Confirmed or None
+        None when nothing keeps the promises; `finalists` then holds the nearest.
+    evaluated, pruned : int
+        Configurations priced in the closed form, and those that could not work.
+    reasons : dict of str to int
+        Rejections by kind.
+    """
+
+    best: Confirmed | None
+    finalists: tuple[Confirmed, ...]
+    candidates: tuple[Candidate, ...]
+    rejected: tuple[Rejected, ...]
+    evaluated: int
+    reasons: dict[str, int]
+    promises: tuple[Promise, ...]
+    load: Load
+    wall_s: float
+
+    @property
+    def pruned(self) -> int:
+        """Configurations that could not work."""
+        return len(self.rejected)
+
+    def pareto(self) -> list[dict[str, Any]]:
+        """Candidates that no other beats on both price and time per token."""
+        front: list[dict[str, Any]] = []
+        best = math.inf
+        for c in sorted(self.candidates, key=lambda c: (c.usd_per_hour, c.tpot_s)):
+            if c.tpot_s < best:
+                best = c.tpot_s
+                front.append({"configuration": c.describe(), "usd_per_hour": c.usd_per_hour,
+                              "tpot_s": c.tpot_s, "ttft_s": c.ttft_s})  # fmt: skip
+        return front
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "best": self.best.row() if self.best else None,
+            "finalists": [f.row() for f in self.finalists],
+            "pareto": self.pareto(), "evaluated": self.evaluated, "pruned": self.pruned,
+            "reasons": self.reasons, "slo": [str(p) for p in self.promises],
+            "requests_per_s": self.load.requests_per_s, "wall_s": self.wall_s,
+        }  # fmt: skip
+
+
+def load_of(trace: Trace, rate: float | None = None) -> Load:
+    """The means of a trace; with prefix units, what an unlimited cache leaves to compute."""
+    prompt = float(trace.prompt_tokens.mean())
+    output = float(trace.output_tokens.mean())
+    # A decoding step sees sequences in proportion to how long they stay.
+    stay = trace.output_tokens / trace.output_tokens.sum()
+    context = float(((trace.prompt_tokens + trace.output_tokens / 2.0) * stay).sum())
+    hit = trace.infinite_cache_hit_ratio() if trace.unit_tokens and len(trace.units) else 0.0
+    requests = rate if rate is not None else trace.requests_per_s
+    if not math.isfinite(requests):
+        raise InvalidInput("All requests of the trace arrive at once: give a rate (--rate).")
+    return Load(
+        requests_per_s=requests, prompt=prompt * (1.0 - hit), output=output, context=context,
+        longest=int((trace.prompt_tokens + trace.output_tokens).max()),
+    )  # fmt: skip
+
+
+def advise(
+    model: ModelSpec, fleets: Sequence[tuple[Accelerator, int, Cluster | None]], trace: Trace,
+    promises: Sequence[Promise], engine: Engine, *, weights: Sequence[str] = (),
+    caches: Sequence[str] = (), progress: Callable[[str], None] | None = None,
+) -> Advice:  # fmt: skip
+    """Search, then simulate the cheapest candidates until one keeps every promise.
+
+    The roofline with efficiency 1 rejects what no tuning could save, the closed form ranks the
+    rest by price, and the simulator, on the trace itself, has the last word.
+    """
+    began = time.perf_counter()
+    load = load_of(trace)
+    if load.longest > model.max_context:
+        raise InvalidInput(
+            f"The trace's longest request has {load.longest:,} tokens; {model.name} serves at "
+            f"most {model.max_context:,}. Leave such requests out (--drop-long)."
+        )
+    found, rejected, evaluated = enumerate_candidates(
+        model, fleets, engine, load, promises, weights, caches, load.longest
+    )
+    finalists: list[Confirmed] = []
+    best: Confirmed | None = None
+    for candidate in _different(found):
+        if progress is not None:
+            progress(f"simulating {candidate.describe()}")
+        confirmed = confirm(candidate, trace, promises, _fleet(fleets, candidate))
+        finalists.append(confirmed)
+        if confirmed.kept and (best is None or _price(confirmed) < _price(best)):
+            best = confirmed
+        if len(finalists) >= FINALISTS and (best is not None or len(finalists) >= 3 * FINALISTS):
+            break
+    finalists.sort(key=lambda f: (not f.kept, _price(f)))
+    return Advice(
+        best=best, finalists=tuple(finalists), candidates=tuple(found), rejected=tuple(rejected),
+        evaluated=evaluated, reasons=dict(Counter(r.kind for r in rejected)),
+        promises=tuple(promises), load=load, wall_s=time.perf_counter() - began,
+    )  # fmt: skip
+
+
+def _price(found: Confirmed) -> tuple[float, float]:
+    return found.candidate.usd_per_hour, found.candidate.tpot_s
+
+
+def _fleet(fleets: Sequence[tuple[Accelerator, int, Cluster | None]], candidate: Candidate) -> int:
+    return next(count for device, count, _ in fleets if device.id == candidate.step.device.id)
+
+
+def _different(found: Sequence[Candidate]) -> list[Candidate]:
+    """One candidate per plan, formats and share: the one whose limits suit its own batch.
+
+    A budget of one batch limit above the batch the closed form expects is enough; larger limits
+    only matter under bursts, which the simulator then shows.
+    """
+    chosen: dict[Any, Candidate] = {}
+    for c in found:
+        key = (c.step.device.id, c.step.plan, c.share)
+        fits = c.max_sequences >= 1.5 * c.batch and c.max_tokens <= 8192
+        if not fits:
+            continue
+        held = chosen.get(key)
+        better = held is None or (c.usd_per_hour, -c.max_tokens, c.max_sequences) < (
+            held.usd_per_hour, -held.max_tokens, held.max_sequences
+        )  # fmt: skip
+        if better:
+            chosen[key] = c
+    return sorted(chosen.values(), key=lambda c: (c.usd_per_hour, c.tpot_s))
+
+
+def confirm(
+    candidate: Candidate, trace: Trace, promises: Sequence[Promise], fleet: int
+) -> Confirmed:
+    """Simulate a candidate on its share of the trace; add replicas until the promises hold.
+
+    One replica gets every n-th request: with equal replicas in turn the others look the same.
+    """
+    devices, share = candidate.step.plan.devices, candidate.share
+    most = fleet // devices * share
+    confirmed = _simulate(candidate, trace, promises)
+    tries = 0
+    while not confirmed.kept and confirmed.candidate.replicas < most and tries < 3:
+        more = max(candidate.replicas + 1, math.ceil(confirmed.candidate.replicas * 1.25))
+        replicas = min(most, more)
+        each = candidate.usd_per_hour / math.ceil(candidate.replicas / share)
+        again = evolve(candidate, replicas=replicas,
+                       usd_per_hour=each * math.ceil(replicas / share))  # fmt: skip
+        candidate = again
+        confirmed = _simulate(again, trace, promises, confirmed.report.server)
+        tries += 1
+    return confirmed
+
+
+def _simulate(
+    candidate: Candidate, trace: Trace, promises: Sequence[Promise], server: Any = None
+) -> Confirmed:
+    part = trace.head(min(len(trace), SAMPLE * candidate.replicas))
+    if candidate.replicas > 1:
+        part = part.take(np.arange(0, len(part), candidate.replicas))
+    server = server or candidate.server()
+    report = simulate(server, part, drop_long=True)
+    # One replica stands for all of them.
+    report = evolve(report, summary={
+        **report.summary, "replicas": candidate.replicas, "devices": candidate.devices,
+        "throughput_output_tokens_per_s":
+            report.summary["throughput_output_tokens_per_s"] * candidate.replicas,
+    })  # fmt: skip
+    broken = tuple(
+        f"{p.metric} {p.point} is {(p.value_s(report.summary) or 0) * 1e3:.0f} ms, above "
+        f"{p.limit_s * 1e3:.0f} ms"
+        for p in promises if not p.kept(report.summary)
+    )  # fmt: skip
+    return Confirmed(candidate=candidate, report=report, kept=not broken, broken=broken)

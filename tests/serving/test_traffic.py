@@ -1,0 +1,76 @@
+"""Traces and generators."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from isoflop.errors import InvalidInput
+from isoflop.serving.traffic import generate as g
+from isoflop.serving.traffic import read_trace
+from tests.shared_data import data as shared
+
+
+@pytest.mark.parametrize(
+    ("name", "ratio"), [("mooncake_conversation", 0.366), ("mooncake_synthetic", 0.640)]
+)
+def test_mooncake_block_hit_ratios(name, ratio):
+    # Published in Mooncake's repository for a cache without limit.
+    trace = read_trace(shared(f"traces/{name}.jsonl"))
+    assert round(trace.infinite_cache_hit_ratio(), 3) == ratio
+
+
+def test_azure_trace():
+    trace = read_trace(shared("traces/AzureLLMInferenceTrace_2023_conv.csv"))
+    assert len(trace) == 19366
+    assert trace.prompt_tokens.mean() == pytest.approx(1154.7, abs=0.1)
+    doubled = trace.scaled(2.0)
+    assert doubled.requests_per_s == pytest.approx(2 * trace.requests_per_s)
+    np.testing.assert_allclose(doubled.arrival_s * 2, trace.arrival_s)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("arrival_s,prompt_tokens,output_tokens\n0,5,5\n1,,5\n", "Line 3 .* no prompt_tokens"),
+        ("arrival_s,prompt_tokens,output_tokens\n0,5,5\n1,-3,5\n", "Line 3 .* at least 1"),
+        ("arrival_s,prompt_tokens,output_tokens\n2,5,5\n1,5,5\n", "Line 3 .* before the one"),
+        ("arrival_s,prompt_tokens,output_tokens\n-2,5,5\n1,5,5\n", "Line 2 .* negative"),
+        ("arrival_s,prompt_tokens,output_tokens\nx,5,5\n", "Line 2 .* not a number"),
+        ("arrival_s,output_tokens\n0,5\n", "no column prompt_tokens"),
+        ("time,words\n1,2\n", "not one of a known trace"),
+        ("", "is empty"),
+        ('{"timestamp": 0, "input_length": 4}\n', "Line 1 .* no output_length"),
+        ('{"timestamp": 0, "input_length": 0, "output_length": 1}\n', "at least 1"),
+        ('{"timestamp": 0, "input_length": 4, "output_length": 1}\n{oops\n', "Line 2 .* not JSON"),
+    ],
+)
+def test_bad_traces_name_the_line(tmp_path, text, says):
+    path = tmp_path / "trace"
+    path.write_text(text)
+    with pytest.raises(InvalidInput, match=says):
+        read_trace(path)
+
+
+def test_gamma_gaps_have_the_asked_variation():
+    rng = np.random.default_rng(0)
+    for burstiness in (0.25, 1.0, 4.0):
+        gaps = np.diff(g.gamma_arrivals(rng, 200_000, 10.0, burstiness))
+        assert gaps.mean() == pytest.approx(0.1, rel=0.02)
+        assert (gaps.std() / gaps.mean()) ** 2 == pytest.approx(1 / burstiness, rel=0.03)
+
+
+def test_lengths_have_the_asked_percentiles():
+    rng = np.random.default_rng(0)
+    drawn = g.Lengths.parse("500/2000").draw(rng, 200_000)
+    assert np.median(drawn) == pytest.approx(500, rel=0.01)
+    assert np.percentile(drawn, 90) == pytest.approx(2000, rel=0.02)
+
+
+def test_diurnal_traffic_swings():
+    trace = g.open_loop(requests=50_000, requests_per_s=10, prompt=g.Lengths(median=5),
+                        output=g.Lengths(median=5), diurnal=0.8, period_s=1000.0)  # fmt: skip
+    phase = (trace.arrival_s % 1000.0) / 1000.0
+    busy = np.mean((phase > 0.0) & (phase < 0.5))
+    # Integral of 1 + 0.8 sin over the first half: 0.5 + 0.8 / pi.
+    assert busy == pytest.approx(0.5 + 0.8 / np.pi, abs=0.02)

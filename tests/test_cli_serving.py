@@ -1,0 +1,97 @@
+"""`isoflop simulate` and `isoflop advise` from the command line."""
+
+import json
+
+import pytest
+
+from isoflop.cli import main
+from tests.test_cli import fails
+
+
+def out_of(capsys, *arguments: str) -> dict:
+    main([*arguments, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_simulate_json_has_the_documented_fields(capsys):
+    out = out_of(capsys, "simulate", "llama-3.1-8b", "--on", "h100-sxm", "--rate", "5",
+                 "--requests", "300", "--slo", "ttft<1s@p99")  # fmt: skip
+    for metric in ("ttft_s", "tpot_s", "itl_s", "e2e_s"):
+        assert {"p50", "p90", "p95", "p99", "mean"} <= out[metric].keys()
+    for name in ("throughput_output_tokens_per_s", "preemptions", "wall_s",
+                 "simulated_requests_per_wall_s"):  # fmt: skip
+        assert out[name] >= 0
+    assert out["requests"] == 300
+    assert out["slo"][0]["kept"] is True
+    assert sum(out["bound"].values()) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_simulate_prints_one_screen(capsys, tmp_path):
+    timeline = tmp_path / "steps.json"
+    main(["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--requests", "100", "--timeline",
+          str(timeline)])  # fmt: skip
+    out = capsys.readouterr().out
+    for words in ("time to first token", "Throughput", "Cache", "bound by", "Simulated in"):
+        assert words in out
+    assert json.loads(timeline.read_text())["traceEvents"]
+
+
+def test_simulate_reads_a_trace(capsys, tmp_path):
+    path = tmp_path / "trace.csv"
+    rows = "\n".join(f"{i * 0.1:.1f},100,{10 + i}" for i in range(30))
+    path.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}\n")
+    out = out_of(capsys, "simulate", "llama-3.1-8b", "--on", "h100-sxm", "--traffic", str(path),
+                 "--rate", "20")  # fmt: skip
+    assert out["requests"] == 30
+    assert out["duration_s"] < 3
+
+
+def test_advise_names_the_cheapest_that_keeps_the_promise(capsys):
+    out = out_of(capsys, "advise", "llama-3.1-8b", "--on", "8xh100-sxm", "--rate", "20",
+                 "--slo", "ttft<500ms@p99,tpot<40ms@p95")  # fmt: skip
+    best = out["best"]
+    assert best["kept"]
+    assert best["ttft_p99_s"] < 0.5
+    assert all(best["usd_per_hour"] <= f["usd_per_hour"] for f in out["finalists"] if f["kept"])
+    assert out["evaluated"] > 100
+    assert {"vLLM", "SGLang", "TensorRT-LLM"} == out["launch"].keys()
+    assert "--max-num-seqs" in out["launch"]["vLLM"]
+    prices = [p["usd_per_hour"] for p in out["pareto"]]
+    times = [p["tpot_s"] for p in out["pareto"]]
+    assert prices == sorted(prices)
+    assert times == sorted(times, reverse=True)
+
+
+def test_more_traffic_never_needs_fewer_devices(capsys):
+    devices = [
+        out_of(capsys, "advise", "llama-3.1-8b", "--on", "16xh100-sxm", "--rate", str(rate),
+               "--weights", "bf16", "--kv", "bf16")["best"]["devices"]
+        for rate in (5, 60, 200)
+    ]  # fmt: skip
+    assert devices == sorted(devices)
+    assert devices[-1] > devices[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--policy", "vlm"], "vllm"),
+        (["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--traffic", "/no/trace"], "cannot be"),
+        (["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--rate", "-1"], "positive"),
+        (["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--rate", "nan"], "positive"),
+        (["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--prompt", "many"], "not a length"),
+        (["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--prompt", "200000"], "at most 131,072"),
+        (["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--max-sequences", "0"], "at least 1"),
+        (["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--max-tokens", "64"], "Raise the token"),
+        (["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--disaggregate", "2"], "P:D"),
+        (["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--slo", "fast"], "latency promise"),
+        (["advise", "llama-3.1-8b", "--on", "h100-sxm", "--slo", "ttft<5 parsecs"], "not a time"),
+        (["advise", "llama-3.1-8b", "--on", "h100-sxm", "--slo", "ttft<1us@p99"], "No config"),
+        (["advise", "llama-3.1-8b", "--on", "h100-sxm", "--rate", "100000"], "needs .* devices"),
+        (["advise", "llama-3.1-405b", "--on", "h100-sxm", "--weights", "bf16"], "needs .*per dev"),
+    ],
+)
+def test_bad_input_is_a_sentence(capsys, arguments, says):
+    import re
+
+    assert re.search(says, fails(capsys, *arguments))
