@@ -27,6 +27,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "isoflop.commands.advise:advise",
         "The cheapest serving configuration that keeps a latency promise, and why.",
     ),
+    "fit": (
+        "isoflop.commands.fit:fit",
+        "A scaling law from training runs, with honest intervals.",
+    ),
+    "spend": (
+        "isoflop.commands.spend:spend",
+        "Where a training budget should go, and how sure that is.",
+    ),
     "validate": (
         "isoflop.commands.validate:validate",
         "Predict every row of a measurement file and report the error by source.",

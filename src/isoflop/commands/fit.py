@@ -1,0 +1,207 @@
+"""`isoflop fit RUNS.csv`: a scaling law from training runs, with honest intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from ..scaling.columns import Runs
+    from ..scaling.fit import LawFit
+
+
+def fit(
+    runs: Path,
+    *,
+    law: str = "chinchilla",
+    n: str = "",
+    d: str = "",
+    c: str = "",
+    loss: str = "",
+    column: Annotated[list[str] | None, Parameter(negative=())] = None,
+    bootstrap: int = 1000,
+    resampling: Literal["case", "cluster", "noise"] = "case",
+    cluster: str = "",
+    delta: float = 1e-3,
+    drop_worst: int = 0,
+    seed: int = 0,
+    hold_out: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
+    out: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """A scaling law from training runs, with honest intervals.
+
+    Parameters
+    ----------
+    runs
+        CSV of runs, one per line; `demo` for the project's generated example.
+    law
+        Form: see `isoflop laws list`.
+    n
+        Column of parameters, if its name is not recognised.
+    d
+        Column of training tokens.
+    c
+        Column of training FLOP; with N it gives D = C / (6 N) where tokens are missing.
+    loss
+        Column of the loss (or of what the law predicts).
+    column
+        Any other input of the law, as name=column; may be repeated.
+    bootstrap
+        Resamples for standard errors and intervals; 0 for none.
+    resampling
+        case: draw runs; cluster: draw whole clusters; noise: draw residuals.
+    cluster
+        Column that says which runs belong together; implies cluster resampling.
+    delta
+        Huber threshold on log loss.
+    drop_worst
+        Leave out so many runs of the highest loss.
+    seed
+        Seed of the bootstrap.
+    hold_out
+        Fit the cheapest runs only and predict the top tenfold of compute.
+    json
+        Print JSON.
+    out
+        Save the fit, for `isoflop spend --law FILE`.
+    plot
+        Write a chart: .svg, .png or .html.
+    """
+    from ..errors import InvalidInput
+    from ..scaling.columns import check_runs, read_runs
+    from ..scaling.fit import fit_law
+    from ..scaling.law import find_law
+
+    form = find_law(law)
+    for name, value in (("bootstrap", bootstrap), ("drop-worst", drop_worst)):
+        if value < 0:
+            raise InvalidInput(f"--{name} is {value}; it must be 0 or more.")
+    if not (delta > 0 and delta < float("inf")):
+        raise InvalidInput(f"The Huber threshold is above zero, not {delta}.")
+    named = {"params": n, "tokens": d, "compute_flop": c, form.output: loss, **_more(column)}
+    data = read_runs(_path(runs), form, named, cluster)
+    if drop_worst:
+        import numpy as np
+
+        keep = np.sort(np.argsort(data.columns[form.output], kind="stable")[: len(data) - drop_worst])
+        data = data.take(keep)
+        check_runs(data, form)
+    how = "cluster" if cluster else resampling
+    with _bar(bootstrap) as progress:
+        result = fit_law(data, form, delta=delta, bootstrap=bootstrap, resampling=how, seed=seed,
+                         progress=progress)  # fmt: skip
+    extra = _hold_out(data, result) if hold_out else {}
+    if out is not None:
+        import json as encoder
+
+        from ._output import write_whole
+
+        write_whole(out, encoder.dumps(result.as_dict()))
+    if json:
+        from ._output import print_json
+
+        printed = result.as_dict()
+        printed.pop("draws")
+        print_json({**printed, **extra})
+    else:
+        _print(result, data, extra)
+        if out is not None:
+            print(f"Fit written to {out}; use it with: isoflop spend 1e24 --law {out}")
+    if plot is not None:
+        from ..plots.chart import save
+        from ..plots.laws import chart
+
+        save(chart(result, data), plot)
+        if not json:
+            print(f"Chart written to {plot}.")
+
+
+def _path(runs: Path) -> Path:
+    if str(runs) == "demo":
+        from ..scaling.demo import demo_file
+
+        return demo_file()
+    return runs
+
+
+def _more(column: list[str] | None) -> dict[str, str]:
+    from ..errors import InvalidInput
+
+    found = {}
+    for text in column or []:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise InvalidInput(f"'{text}' does not name a column: write name=column.")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _bar(resamples: int) -> Any:
+    from contextlib import contextmanager
+
+    @contextmanager
+    def shown() -> Any:
+        import sys
+
+        if resamples < 2000 or not sys.stderr.isatty():
+            yield None
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("resamples", total=1.0)
+            yield lambda share: bar.update(task, completed=share)
+
+    return shown()
+
+
+def _hold_out(data: Runs, result: LawFit) -> dict[str, Any]:
+    from ..scaling.compare import extrapolate
+
+    return {"hold_out": extrapolate(data, result.law, delta=result.delta)}
+
+
+def _print(result: LawFit, data: Runs, extra: dict[str, Any]) -> None:
+    from ..scaling.sensitivity import sensitivity
+    from ._output import console, table
+
+    out, law = console(), result.law
+    out.print(f"[bold]{law.name}[/] ({law.reference}) fitted to {result.runs} runs")
+    errors, intervals = result.standard_errors, result.ci95
+    rows = []
+    for p in law.parameters:
+        ci = intervals.get(p.name)
+        rows.append([
+            p.name, f"{result.params[p.name]:.5g}",
+            f"{errors[p.name]:.3g}" if p.name in errors else "-",
+            f"{ci[0]:.4g} to {ci[1]:.4g}" if ci else "-", p.meaning,
+        ])  # fmt: skip
+    out.print(table("", ["constant", "value", "standard error", "95% interval", "meaning"], rows,
+                    wrap=True))  # fmt: skip
+    out.print(
+        f"Huber sum {result.objective:.6e} (delta {result.delta:g} on log loss); scatter of the "
+        f"runs {result.noise:.2%}; {len(result.draws):,} {result.resampling or 'no'} resamples"
+        + (f", {result.failed} did not converge" if result.failed else "")
+        + f"; {result.seconds:.2f} s."
+    )
+    rows = [[r["choice"], *(f"{r[k]:.4g}" if r.get(k) is not None else "-"
+            for k in ("exponent_params", "params_at", "loss_at"))] for r in
+            sensitivity(data, result)]  # fmt: skip
+    if rows:
+        out.print(table("What the choices change", ["", "exponent of N*", "N* at 10x the largest "
+                  "run", "its loss"], rows))  # fmt: skip
+    for text in (*result.notes, *result.flat):
+        out.print(f"Note: {text}.")
+    if "hold_out" in extra:
+        h = extra["hold_out"]
+        out.print(
+            f"Held out: fitted on {h['fitted']} runs up to {h['limit_flop']:.3g} FLOP, the "
+            f"{h['predicted']} runs above are predicted within {h['mean_abs_pct']:.2f}% on average "
+            f"(a constant: {h['baseline_mean_abs_pct']:.2f}%); the 90% interval covers "
+            f"{h['coverage_90']:.0f}%."
+        )

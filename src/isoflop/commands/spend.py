@@ -1,0 +1,144 @@
+"""`isoflop spend BUDGET`: where a training budget should go, and how sure that is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from ..scaling.decide import Budget, Spending
+
+
+def spend(
+    budget: str,
+    *,
+    law: str = "besiroglu-2024",
+    inference_tokens: str = "",
+    unique_tokens: str = "",
+    on: str = "",
+    mfu: float = 0.0,
+    runs: str = "",
+    force: bool = True,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Where a training budget should go, and how sure that is.
+
+    Parameters
+    ----------
+    budget
+        FLOP (1e24), or hardware with --on: '5000 gpu-hours', '30 days', '$2M'.
+    law
+        A published law (see `isoflop laws list`) or a fit saved by `isoflop fit --out`.
+    inference_tokens
+        Tokens the model will serve, such as 2T: the budget is then lifetime compute.
+    unique_tokens
+        Tokens of data there are, for laws of repeated data.
+    on
+        Fleet that a budget in hours, days or dollars is spent on.
+    mfu
+        Model FLOP utilisation on it; default: 40%, with 30% to 50% as its interval.
+    runs
+        The CSV the law was fitted on: also says which runs to do next.
+    force
+        Answer outside the range of the runs too, labelled; --no-force refuses.
+    json
+        Print JSON.
+    """
+    from ..scaling.decide import load_law, parse_budget, parse_tokens
+    from ..scaling.decide import spend as decide
+
+    amount = parse_budget(budget, on, mfu)
+    believed = load_law(law)
+    served = parse_tokens(inference_tokens, "number of served tokens")
+    given = {"unique_tokens": parse_tokens(unique_tokens, "number of unique tokens")}
+    given = {k: v for k, v in given.items() if v}
+    found = decide(believed, amount.flop, inference_tokens=served, force=force, **given)
+    ends = {}
+    if amount.low_flop != amount.high_flop:
+        ends = {
+            name: decide(believed, flop, inference_tokens=served, **given).best.inputs
+            for name, flop in (("low", amount.low_flop), ("high", amount.high_flop))
+        }
+    proposals = _proposals(runs, found) if runs else []
+    if json:
+        from ._output import print_json
+
+        print_json({**found.as_dict(), "budget": amount.text, "budget_note": amount.note,
+                    "mfu_ends": ends, "inference_tokens": served, "next_runs": proposals})  # fmt: skip
+    else:
+        _print(found, amount, served, ends, proposals)
+
+
+def _proposals(runs: str, found: Spending) -> list[dict[str, float]]:
+    from pathlib import Path
+
+    from ..scaling.columns import read_runs
+    from ..scaling.compare import compute_of
+    from ..scaling.decide import next_runs
+    from ..scaling.fit import fit_law
+
+    believed = found.believed
+    path = Path(runs)
+    if runs == "demo":
+        from ..scaling.demo import demo_file
+
+        path = demo_file()
+    data = read_runs(path, believed.law)
+    noise = fit_law(data, believed.law).noise
+    most = float(compute_of(data).max())
+    return next_runs(believed, data.data(believed.law), noise, found.budget_flop, most)
+
+
+def _count(value: float) -> str:
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if value >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _print(
+    found: Spending, amount: Budget, served: float, ends: dict[str, Any],
+    proposals: list[dict[str, float]],
+) -> None:  # fmt: skip
+    from ._output import console, table
+
+    out, believed = console(), found.believed
+    out.print(
+        f"{found.budget_flop:.3g} FLOP under [bold]{believed.name}[/] ({believed.law.name}; "
+        f"{believed.source})" + (f"; {amount.note}" if amount.note else "")
+    )
+    rows = []
+    for name, value in found.best.inputs.items():
+        ci = found.intervals.get(name)
+        rows.append([name, _count(value), f"{_count(ci[0])} to {_count(ci[1])}" if ci else "-",
+                     f"{_count(ends['low'][name])} to {_count(ends['high'][name])}"
+                     if ends else "-"])  # fmt: skip
+    ci = found.intervals.get(believed.law.output)
+    rows.append([believed.law.output, f"{found.best.prediction:.4f}",
+                 f"{ci[0]:.4f} to {ci[1]:.4f}" if ci else "-", "-"])  # fmt: skip
+    columns = ["best", "value", "95% interval"] + ["over the MFU range"] * bool(ends)
+    out.print(table("", columns, [r[: len(columns)] for r in rows]))
+    inputs = found.best.inputs
+    if {"params", "tokens"} <= inputs.keys():
+        ratio = inputs["tokens"] / inputs["params"]
+        text = f"{ratio:.1f} tokens per parameter"
+        if served:
+            training = 6 * inputs["params"] * inputs["tokens"] / found.budget_flop
+            text += f"; {training:.0%} of the lifetime compute trains, the rest serves "
+            text += f"{_count(served)} tokens"
+        out.print(text + ".")
+    if found.regret is not None:
+        out.print(
+            f"If the law's constants are off by their own uncertainty, following this costs "
+            f"{found.regret:.4f} of {believed.law.output} on average."
+        )
+    if not found.intervals:
+        out.print("The source gives no uncertainty, so there is no interval on this answer.")
+    for text in found.outside:
+        out.print(f"Extrapolation: {text}.")
+    if proposals:
+        rows = [[_count(p["params"]), _count(p["tokens"]), f"{p['flop']:.2e}",
+                 f"{p['interval_left']:.0%}"] for p in proposals]  # fmt: skip
+        out.print(table("Runs that would narrow the interval of N* most", ["params", "tokens",
+                  "FLOP", "width left"], rows))  # fmt: skip
