@@ -35,6 +35,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "isoflop.commands.spend:spend",
         "Where a training budget should go, and how sure that is.",
     ),
+    "laws": (
+        "isoflop.commands.laws:app",
+        "List, show and compare published scaling laws, and reproduce them from public runs.",
+    ),
     "validate": (
         "isoflop.commands.validate:validate",
         "Predict every row of a measurement file and report the error by source.",

@@ -87,7 +87,9 @@ def fit(
     if drop_worst:
         import numpy as np
 
-        keep = np.sort(np.argsort(data.columns[form.output], kind="stable")[: len(data) - drop_worst])
+        keep = np.sort(
+            np.argsort(data.columns[form.output], kind="stable")[: len(data) - drop_worst]
+        )
         data = data.take(keep)
         check_runs(data, form)
     how = "cluster" if cluster else resampling

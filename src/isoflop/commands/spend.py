@@ -53,7 +53,7 @@ def spend(
     served = parse_tokens(inference_tokens, "number of served tokens")
     given = {"unique_tokens": parse_tokens(unique_tokens, "number of unique tokens")}
     given = {k: v for k, v in given.items() if v}
-    found = decide(believed, amount.flop, inference_tokens=served, force=force, **given)
+    found = decide(believed, amount.flop, inference_tokens=served, force=force, **given)  # pyright: ignore[reportArgumentType]
     ends = {}
     if amount.low_flop != amount.high_flop:
         ends = {
@@ -64,8 +64,9 @@ def spend(
     if json:
         from ._output import print_json
 
-        print_json({**found.as_dict(), "budget": amount.text, "budget_note": amount.note,
-                    "mfu_ends": ends, "inference_tokens": served, "next_runs": proposals})  # fmt: skip
+        more = {"budget": amount.text, "budget_note": amount.note, "mfu_ends": ends,
+                "inference_tokens": served, "next_runs": proposals}  # fmt: skip
+        print_json({**found.as_dict(), **more})
     else:
         _print(found, amount, served, ends, proposals)
 

@@ -101,8 +101,8 @@ def _contours(fit: LawFit, runs: Runs) -> Any:
         alt.Chart(alt.Data(values=frontier)).mark_line(color="black", strokeWidth=2.5)
         .encode(x=x, y=y),
     ]  # fmt: skip
-    return alt.layer(*layers).properties(width=340, height=240,
-                                         title="Equal loss, and the efficient frontier")  # fmt: skip
+    title = "Equal loss, and the efficient frontier"
+    return alt.layer(*layers).properties(width=340, height=240, title=title)
 
 
 def _residuals(fit: LawFit, runs: Runs) -> Any:

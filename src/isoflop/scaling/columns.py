@@ -192,7 +192,9 @@ def _derive(found: dict[str, Array], wanted: Sequence[str], notes: list[str]) ->
 
 def _conventions(found: Mapping[str, Array], notes: list[str]) -> None:
     """C / (N D) says how FLOP and parameters were counted."""
-    if not {"params", "tokens", "compute_flop"} <= found.keys() or any("derived" in n for n in notes):
+    if not {"params", "tokens", "compute_flop"} <= found.keys() or any(
+        "derived" in n for n in notes
+    ):
         return
     ratio = found["compute_flop"] / (found["params"] * found["tokens"])
     low, middle, high = np.percentile(ratio, [2, 50, 98])

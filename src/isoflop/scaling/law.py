@@ -22,6 +22,9 @@ Array = NDArray[Any]
 Data = Mapping[str, Array]
 """Columns by input name, each of shape (runs,)."""
 
+STEP = 1e-30
+"""Relative complex step: as small as one likes, nothing is subtracted."""
+
 PACKAGE = "isoflop.scaling.laws"
 
 
@@ -97,9 +100,20 @@ class Law(ABC):
     def predict(self, theta: Array, x: Data) -> Array:
         """Output for parameters `theta` of shape (..., p) at runs `x`: shape (..., runs)."""
 
-    @abstractmethod
     def gradient(self, theta: Array, x: Data) -> Array:
-        """Derivative of `predict` by each natural parameter: shape (..., runs, p)."""
+        """Derivative of `predict` by each natural parameter: shape (..., runs, p).
+
+        By complex steps, Im f(theta + ih) / h, which have no cancellation and so are exact to
+        rounding for the analytic functions that laws are (Squire and Trapp 1998, SIAM Review).
+        """
+        theta = np.asarray(theta, float)
+        columns = []
+        for i in range(theta.shape[-1]):
+            shifted = theta.astype(complex)
+            step = STEP * np.maximum(np.abs(theta[..., i]), 1e-200)
+            shifted[..., i] += 1j * step
+            columns.append(np.imag(self.predict(shifted, x)) / step[..., None])
+        return np.stack(columns, axis=-1)
 
     def starts(self, x: Data, y: Array) -> Array:
         """Starting points for a fit, shape (starts, p); default: a grid over the bounds."""

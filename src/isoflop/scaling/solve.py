@@ -53,24 +53,30 @@ class TwoPowers:
         self.d2 = np.stack([np.ones_like(d), d, d * d], axis=1)
         self.nd = np.stack([np.ones_like(n), n, d, n * d], axis=1)
 
-    def terms(self, z: Array) -> tuple[Array, Array, Array, Array]:
-        """Shares of the three terms and the residual, each (problems, runs)."""
+    def terms(self, z: Array, rows: Array | None = None) -> tuple[Array, Array, Array, Array]:
+        """Shares of the three terms and the residual, each (problems, runs).
+
+        `rows` says which problems these are where each has outputs of its own.
+        """
         e = np.exp(z[:, 0, None])
         a = np.exp(z[:, 1, None] - z[:, 2, None] * self.n)
         b = np.exp(z[:, 3, None] - z[:, 4, None] * self.d)
         total = e + a + b
-        return e / total, a / total, b / total, np.log(total) - self.y
+        y = self.y if self.y.ndim == 1 or rows is None else self.y[rows]
+        return e / total, a / total, b / total, np.log(total) - y
 
-    def objective(self, z: Array, weights: Array | float = 1.0) -> Array:
+    def objective(self, z: Array, weights: Array | float = 1.0, rows: Array | None = None) -> Array:
         """Sum of Huber losses, shape (problems,)."""
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            r = self.terms(z)[3]
+            r = self.terms(z, rows)[3]
             value = (weights * huber(r, self.delta)).sum(axis=1)
         return np.where(np.isfinite(value), value, np.inf)
 
-    def derivatives(self, z: Array, weights: Array) -> tuple[Array, Array, Array]:
+    def derivatives(
+        self, z: Array, weights: Array, rows: Array | None = None
+    ) -> tuple[Array, Array, Array]:
         """Objective, gradient (problems, 5) and Hessian (problems, 5, 5)."""
-        p0, p1, p2, r = self.terms(z)
+        p0, p1, p2, r = self.terms(z, rows)
         inside = np.abs(r) <= self.delta
         q = weights * np.clip(r, -self.delta, self.delta)
         value = (weights * huber(r, self.delta)).sum(axis=1)
@@ -106,48 +112,53 @@ class TwoPowers:
         So the threshold comes down a ladder of multiples of delta, each rung from the last one's
         optimum.
         """
-        w = None if weights is None else np.broadcast_to(weights, (len(starts), len(self.y)))
+        w = None if weights is None else np.broadcast_to(weights, (len(starts), len(self.n)))
         if ladder is LADDER:
             # From the optimum's neighbourhood most problems need no ladder.
             z, value, done = self._newton(starts, w, DIRECT_ITERATIONS)
             left = np.nonzero(~done)[0]
             if len(left):
                 part = None if w is None else w[left]
-                z[left], value[left], done[left] = self._climb(starts[left], part, ladder)
+                z[left], value[left], done[left] = self._climb(starts[left], part, ladder, left)
             return z, value, done
         return self._climb(starts, w, ladder)
 
     def _climb(
-        self, starts: Array, weights: Array | None, ladder: tuple[float, ...]
+        self,
+        starts: Array,
+        weights: Array | None,
+        ladder: tuple[float, ...],
+        rows: Array | None = None,
     ) -> tuple[Array, Array, Array]:
         z = np.array(starts, float)
         delta = self.delta
         try:
             for rung in ladder:
                 self.delta = delta * rung
-                z = self._newton(z, weights, RUNG_ITERATIONS)[0]
+                z = self._newton(z, weights, RUNG_ITERATIONS, rows)[0]
         finally:
             self.delta = delta
-        return self._newton(z, weights, ITERATIONS)
+        return self._newton(z, weights, ITERATIONS, rows)
 
     def _newton(
-        self, starts: Array, weights: Array | None, iterations: int
+        self, starts: Array, weights: Array | None, iterations: int, rows: Array | None = None
     ) -> tuple[Array, Array, Array]:
         z = np.array(starts, float)
-        w = np.ones((1, len(self.y))) if weights is None else weights
-        w = np.broadcast_to(w, (len(z), len(self.y)))
+        of = np.arange(len(z)) if rows is None else rows
+        w = np.ones((1, len(self.n))) if weights is None else weights
+        w = np.broadcast_to(w, (len(z), len(self.n)))
         damping = np.full(len(z), DAMPING)
         live = np.arange(len(z))
-        value = self.objective(z, w)
+        value = self.objective(z, w, of)
         done = ~np.isfinite(value)
         for _ in range(iterations):
             live = np.nonzero(~done)[0]
             if not len(live):
                 break
-            current, gradient, hessian = self.derivatives(z[live], w[live])
+            current, gradient, hessian = self.derivatives(z[live], w[live], of[live])
             step = _newton_step(hessian, gradient, damping[live])
             trial = z[live] + step
-            after = self.objective(trial, w[live])
+            after = self.objective(trial, w[live], of[live])
             better = after < current
             z[live[better]] = trial[better]
             value[live] = np.where(better, after, current)

@@ -1,0 +1,208 @@
+"""`isoflop laws`: the catalog of published scaling laws."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+if TYPE_CHECKING:
+    from ..scaling.published import PublishedLaw
+
+app = App(name="laws", help="List, show and compare published scaling laws, and reproduce them.")
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+@app.command(name="list")
+def list_(*, json: Flag = False) -> None:
+    """Every law form, and every published fit of it."""
+    from ..scaling.law import find_law, law_names
+    from ..scaling.published import load_published, published_names
+    from ._output import console, print_json, table
+
+    entries = [load_published(n) for n in published_names()]
+    forms = [find_law(n) for n in law_names()]
+    if json:
+        print_json({
+            "forms": [{"name": f.name, "predicts": f.output, "inputs": list(f.inputs),
+                       "constants": [p.name for p in f.parameters], "reference": f.reference}
+                      for f in forms],
+            "published": [{"id": e.id, "name": e.name, "form": e.law, "trust": e.trust,
+                           "source": e.citation()} for e in entries],
+        })  # fmt: skip
+        return
+    out = console()
+    rows = [[f.name, f.output, ", ".join(f.inputs),
+             str(sum(e.law == f.name for e in entries)), f.title] for f in forms]  # fmt: skip
+    out.print(table(f"{len(forms)} law forms", ["form", "predicts", "from", "fits", ""], rows,
+                    left=5, wrap=True))  # fmt: skip
+    rows = [[e.id, e.law, e.trust, e.citation()] for e in entries]
+    out.print(table(f"{len(entries)} published fits", ["id", "form", "trust", "source"], rows,
+                    left=4, wrap=True))  # fmt: skip
+
+
+@app.command
+def show(name: str, *, json: Flag = False) -> None:
+    """One published fit, or a law form: constants with intervals, range, checks, optima.
+
+    Parameters
+    ----------
+    name
+        Id of a published fit, or name of a form.
+    json
+        Print JSON.
+    """
+    from ..scaling.law import find_law, law_names
+    from ..scaling.published import load_published, published_names
+    from ._output import console, print_json, table
+
+    if name not in published_names() and name in law_names():
+        _show_form(find_law(name), json)
+        return
+    entry = load_published(name)
+    law = entry.form()
+    checks = [{"inputs": dict(c.inputs), "name": c.name, "published": c.value,
+               "evaluated": entry.evaluate(c)} for c in entry.checks]  # fmt: skip
+    optima = _optima(entry)
+    if json:
+        print_json({"id": entry.id, "name": entry.name, "form": entry.law,
+                    "convention": entry.convention, "constants": entry.constants,
+                    "standard_errors": entry.standard_errors, "low95": entry.low95,
+                    "high95": entry.high95, "valid": entry.ranges(), "trust": entry.trust,
+                    "source": entry.citation(), "note": entry.note, "checks": checks,
+                    "optima": optima})  # fmt: skip
+        return
+    out = console()
+    out.print(f"[bold]{entry.name}[/] ({entry.id}): {law.title}")
+    out.print(f"{entry.citation()}; {entry.convention}.")
+    rows = [[p.name, f"{entry.constants[p.name]:.6g}",
+             f"{entry.low95[p.name]:.4g} to {entry.high95[p.name]:.4g}"
+             if p.name in entry.low95 else "-", p.meaning] for p in law.parameters]  # fmt: skip
+    out.print(table("", ["constant", "value", "95% interval", "meaning"], rows, wrap=True))
+    for key, (low, high) in entry.ranges().items():
+        out.print(f"Fitted on {key} from {low:.3g} to {high:.3g}.")
+    for c in checks:
+        given = ", ".join(f"{k} {v:.4g}" for k, v in c["inputs"].items())
+        out.print(f"Check: {given} gives {c['name']} {c['evaluated']:.5g} (published "
+                  f"{c['published']:.5g}).")  # fmt: skip
+    if optima:
+        keys = list(optima[0])
+        out.print(table("Optimum by budget", keys, [[f"{r[k]:.4g}" for k in keys]
+                                                    for r in optima]))  # fmt: skip
+    if entry.note:
+        out.print(entry.note.strip())
+
+
+def _show_form(law: Any, json: bool) -> None:
+    from ._output import console, print_json, table
+
+    if json:
+        print_json({"form": law.name, "title": law.title, "reference": law.reference,
+                    "inputs": list(law.inputs), "predicts": law.output,
+                    "constants": {p.name: p.meaning for p in law.parameters}})  # fmt: skip
+        return
+    console().print(f"[bold]{law.name}[/]: {law.title} ({law.reference})")
+    console().print(" ".join((type(law).__doc__ or "").split("References")[0].split()))
+    rows = [[p.name, f"{p.low:g} to {p.high:g}", p.meaning] for p in law.parameters]
+    console().print(table("", ["constant", "bounds", "meaning"], rows, wrap=True))
+
+
+def _optima(entry: PublishedLaw) -> list[dict[str, float]]:
+    from ..errors import InvalidInput
+
+    rows = []
+    for budget in (1e20, 1e22, 1e24, 1e26):
+        try:
+            best = entry.form().optimum(entry.theta(), budget)
+        except InvalidInput:
+            return []
+        rows.append({"FLOP": budget, **best.inputs, entry.form().output: best.prediction})
+    return rows
+
+
+@app.command
+def compare(budget: str = "1e24", *, json: Flag = False) -> None:
+    """What every published law with an optimum says of one budget.
+
+    Parameters
+    ----------
+    budget
+        Training FLOP.
+    json
+        Print JSON.
+    """
+    from ..errors import InvalidInput
+    from ..scaling.decide import load_law, parse_budget, spend
+    from ..scaling.published import published_names
+    from ._output import console, print_json, table
+
+    flop = parse_budget(budget).flop
+    rows = []
+    for name in published_names():
+        believed = load_law(name)
+        try:
+            found = spend(believed, flop)
+        except InvalidInput:
+            continue
+        inputs = found.best.inputs
+        rows.append({
+            "law": name, "params": inputs["params"], "tokens": inputs["tokens"],
+            "tokens_per_param": inputs["tokens"] / inputs["params"],
+            "loss": found.best.prediction if believed.law.output == "loss" else None,
+            "outside": _outside(found, flop),
+        })  # fmt: skip
+    rows.sort(key=lambda r: r["tokens_per_param"])
+    if json:
+        print_json({"budget_flop": flop, "laws": rows})
+        return
+    shown = [
+        [r["law"], f"{r['params']:.3g}", f"{r['tokens']:.3g}", f"{r['tokens_per_param']:.1f}",
+         "-" if r["loss"] is None else f"{r['loss']:.4f}", r["outside"]]
+        for r in rows
+    ]  # fmt: skip
+    out = console()
+    out.print(table(f"{flop:.3g} FLOP under every published law", ["law", "params", "tokens",
+              "per param", "loss", "extrapolates"], shown, wrap=True))  # fmt: skip
+    out.print("Losses are on each law's own data and tokenizer: compare sizes, not losses.")
+
+
+def _outside(found: Any, flop: float) -> str:
+    low, high = found.believed.valid.get("compute_flop", (0.0, float("inf")))
+    del low
+    if flop > high:
+        return f"{flop / high:.3g} x its compute"
+    return found.outside[0].split(" is ")[-1] if found.outside else "no"
+
+
+@app.command
+def reproduce(*, data: str = "", json: Flag = False) -> None:
+    """Derive published constants again from public runs, and say what agrees.
+
+    Parameters
+    ----------
+    data
+        Folder of public runs; default: ISOFLOP_SHARED, or beside the project.
+    json
+        Print JSON.
+    """
+    from ..scaling.reproduce import data_folder
+    from ..scaling.reproduce import reproduce as run
+    from ._output import console, print_json, table
+
+    found, absent, seconds = run(data_folder(data))
+    fits = {r.fit for r in found}
+    agreed = {f for f in fits if all(r.ok for r in found if r.fit == f)}
+    if json:
+        print_json({"fits": len(fits), "agree": len(agreed), "seconds": seconds,
+                    "absent": absent, "rows": [r.row() for r in found]})  # fmt: skip
+        return
+    rows = [[r.fit, r.quantity, f"{r.published:.5g}", f"{r.ours:.5g}",
+             "-" if r.error is None else f"{r.error:.2g}", "yes" if r.ok else "NO"]
+            for r in found]  # fmt: skip
+    out = console()
+    out.print(table("", ["fit", "quantity", "published", "ours", "standard error", "agrees"], rows,
+                    left=2))  # fmt: skip
+    out.print(f"{len(agreed)} of {len(fits)} fits agree (within 1%, 0.2 standard errors, or the "
+              f"printed digits); {seconds:.1f} s.")  # fmt: skip
+    for text in absent:
+        out.print(f"Not run: {text}.")

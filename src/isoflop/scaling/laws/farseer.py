@@ -1,0 +1,47 @@
+"""Loss with exponents that change with size."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import numpy as np
+
+from ..law import Array, Data, Law, Parameter
+
+
+@final
+class Farseer(Law):
+    """L = exp(s N^q + S) + exp(B N^b + Q) D^(-exp(A N^a + E)).
+
+
+
+    References
+    ----------
+    Li et al. 2025, Predictable Scale: Farseer, arXiv 2506.10972, equation 4.
+    """
+
+    name: ClassVar[str] = "farseer"
+    title: ClassVar[str] = "loss with exponents that change with size"
+    reference: ClassVar[str] = "Li et al. 2025, arXiv 2506.10972, equation 4"
+    inputs: ClassVar[tuple[str, ...]] = ("params", "tokens")
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Parameter(name="s", low=-10.0, high=10.0, meaning="floor slope"),
+        Parameter(name="q", low=-1.0, high=1.0, meaning="floor exponent"),
+        Parameter(name="S", low=-20.0, high=20.0, meaning="floor offset"),
+        Parameter(name="B", low=-500.0, high=500.0, meaning="scale slope"),
+        Parameter(name="b", low=-1.0, high=1.0, meaning="scale exponent"),
+        Parameter(name="Q", low=-50.0, high=50.0, meaning="scale offset"),
+        Parameter(name="A", low=-10.0, high=10.0, meaning="exponent slope"),
+        Parameter(name="a", low=-1.0, high=1.0, meaning="exponent exponent"),
+        Parameter(name="E", low=-10.0, high=10.0, meaning="exponent offset"),
+    )
+
+    def predict(self, theta: Array, x: Data) -> Array:
+        n, d = x["params"], x["tokens"]
+        floor = np.exp(theta[..., 0, None] * n ** theta[..., 1, None] + theta[..., 2, None])
+        scale = np.exp(theta[..., 3, None] * n ** theta[..., 4, None] + theta[..., 5, None])
+        power = np.exp(theta[..., 6, None] * n ** theta[..., 7, None] + theta[..., 8, None])
+        return floor + scale * d**-power
+
+
+LAW = Farseer()

@@ -1,0 +1,69 @@
+"""`isoflop fit`, `spend` and `laws` from the command line."""
+
+import json
+
+import pytest
+
+from isoflop.cli import main
+from tests.test_cli import fails
+
+
+def out_of(capsys, *arguments: str) -> dict:
+    main([*arguments, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_fit_then_spend(capsys, tmp_path):
+    saved = tmp_path / "fit.json"
+    out = out_of(capsys, "fit", "demo", "--bootstrap", "200", "--out", str(saved))
+    assert {"law", "params", "se", "ci95", "objective", "runs", "seconds"} <= out.keys()
+    assert out["runs"] == 48
+    low, high = out["ci95"]["alpha"]
+    assert low < 0.3478 < high
+    spent = out_of(capsys, "spend", "1e24", "--law", str(saved), "--runs", "demo")
+    assert {"params", "tokens", "loss", "interval95"} <= spent.keys()
+    assert 6 * spent["params"] * spent["tokens"] == pytest.approx(1e24, rel=1e-9)
+    assert spent["next_runs"]
+
+
+def test_fit_prints_choices_and_notes(capsys):
+    main(["fit", "demo", "--bootstrap", "100", "--hold-out"])
+    out = capsys.readouterr().out
+    for words in ("standard error", "approach 2", "Huber sum", "Held out"):
+        assert words in out
+
+
+def test_spend_on_a_fleet_for_served_tokens(capsys):
+    main(["spend", "30 days", "--on", "512xh100-sxm", "--inference-tokens", "2T"])
+    out = capsys.readouterr().out
+    for words in ("assumed", "over the MFU range", "lifetime compute", "Extrapolation"):
+        assert words in out
+
+
+def test_laws_list_show_compare(capsys):
+    assert len(out_of(capsys, "laws", "list")["forms"]) >= 35
+    shown = out_of(capsys, "laws", "show", "hoffmann-2022")
+    assert shown["checks"][0]["evaluated"] == pytest.approx(4.036e10, rel=0.002)
+    rows = out_of(capsys, "laws", "compare", "1e23")["laws"]
+    assert {"besiroglu-2024", "hoffmann-2022"} <= {r["law"] for r in rows}
+    main(["laws", "show", "farseer"])
+    assert "exponents that change" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fit", "no-such-file.csv"], "cannot be read"),
+        (["fit", "demo", "--law", "chinchila"], "chinchilla"),
+        (["fit", "demo", "--n", "size"], "no column 'size'"),
+        (["fit", "demo", "--drop-worst", "45"], "add 4 more"),
+        (["fit", "demo", "--bootstrap", "-1"], "0 or more"),
+        (["spend", "a lot"], "not a budget"),
+        (["spend", "1e24", "--law", "hofmann"], "hoffmann-2022"),
+        (["spend", "1e24", "--law", "kumar-2024-ptq"], "says nothing about"),
+        (["spend", "1e24", "--inference-tokens", "many"], "many"),
+        (["laws", "show", "chinchila"], "There is no published law"),
+    ],
+)
+def test_bad_input_is_a_sentence(capsys, arguments, says):
+    assert says in fails(capsys, *arguments)
