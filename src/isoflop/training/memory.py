@@ -33,7 +33,7 @@ FRAGMENTATION = 0.03
 """Share of the capacity kept free for the allocator's fragmentation; estimate."""
 PREFETCHED_LAYERS = 2.0
 """Layers whose weights are gathered at once under ZeRO-3: the running one and the next."""
-SELECTIVE, FULL = RECOMPUTE.index("selective"), RECOMPUTE.index("full")
+SELECTIVE, ALTERNATE, FULL = (RECOMPUTE.index(k) for k in RECOMPUTE[1:])
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "transient", "reserve")
 
 
@@ -52,8 +52,9 @@ class LayerShape:
         tensor parallelism, and of the routed experts.
     scores : float
         Bytes per token and key (unfused attention), split by tensor parallelism.
-    matmuls : float
-        Bytes per token of the outputs that per-operator selective recomputation keeps.
+    second : float
+        Bytes per token that alternate recomputation keeps, split by tensor parallelism: attention's
+        output and half of the products' outputs.
     largest : float
         Parameters of the largest matrix of a layer.
     """
@@ -71,13 +72,14 @@ class LayerShape:
     sharded: float
     routed: float
     scores: float
+    second: float
     largest: float
 
 
 def layer_shape(model: ModelSpec, recipe: Recipe) -> LayerShape:
     """The average layer of a model under a recipe."""
     total = dict.fromkeys(
-        ("split", "experts", "replicated", "whole", "sharded", "routed", "scores"), 0.0
+        ("split", "experts", "replicated", "whole", "sharded", "routed", "scores", "second"), 0.0
     )
     largest = 0.0
     for g in model.layers:
@@ -86,7 +88,7 @@ def layer_shape(model: ModelSpec, recipe: Recipe) -> LayerShape:
         values = {
             "split": parts["mixer"] + parts["dense"], "experts": parts["experts"],
             "replicated": parts["norms"], "whole": whole, "sharded": sharded, "routed": routed,
-            "scores": scores,
+            "scores": scores, "second": _second(g.mixer, g.ffn),
         }  # fmt: skip
         for name, value in values.items():
             total[name] += g.count * value
@@ -134,6 +136,15 @@ def _activations(
     return whole, sharded, routed, scores
 
 
+def _second(m: Mixer, f: FeedForward) -> float:
+    """Bytes per token that alternate recomputation keeps of one layer."""
+    v_dim = m.v_head_dim or m.head_dim
+    core = 2.0 * m.heads * v_dim
+    projections = 2.0 * (m.heads * m.head_dim + m.kv_heads * (m.head_dim + v_dim)) + core
+    gates = 2 if f.kind == "gated" else 1
+    return core + 0.5 * (projections + 2.0 * (gates * f.inner + m.heads * v_dim))
+
+
 def layer_activation_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
     """Bytes one average layer keeps per micro-batch, recomputation included (equations 1 to 6)."""
     s = layer_shape(job.model, recipe)
@@ -143,6 +154,8 @@ def layer_activation_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Ar
     keys = np.where(plans.recompute == SELECTIVE, 0.0, s.scores * job.sequence_tokens)
     kept = whole + s.sharded / tp + keys / tp + s.routed / plans.expert_tensor
     inputs = 2.0 * s.hidden / np.where(plans.sequence_parallel, tp, 1.0)
+    second = inputs + s.second / tp + s.routed / plans.expert_tensor / 2.0
+    kept = np.where(plans.recompute == ALTERNATE, np.minimum(second, kept), kept)
     return tokens * np.where(plans.recompute == FULL, inputs, kept)
 
 
@@ -238,7 +251,7 @@ def _transient(
     whole = s.whole / np.where(plans.sequence_parallel, tp, 1.0)
     again = tokens * (whole + s.sharded / tp + s.scores * job.sequence_tokens / tp
                       + s.routed / plans.expert_tensor)  # fmt: skip
-    again = np.where(plans.recompute == FULL, again, 0.0)
+    again = np.where(plans.recompute >= ALTERNATE, again, 0.0)
     pending = (4.0 * s.largest + 2.0 * s.head) / tp
     return again + np.where(plans.zero == 3, gathered, pending)
 

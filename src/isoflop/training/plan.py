@@ -20,11 +20,13 @@ from ..formats import load_format
 from ..models import ModelSpec
 
 Schedule = Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "dualpipe"]
-Recompute = Literal["none", "selective", "full"]
+Recompute = Literal["none", "selective", "alternate", "full"]
 Offload = Literal["none", "cpu", "nvme"]
 Optimizer = Literal["adam", "adam8bit", "adafactor", "muon", "sgd"]
 SCHEDULES = get_args(Schedule)
 RECOMPUTE = get_args(Recompute)
+"""none; selective: the attention core (Korthikanti et al. 2022); alternate: everything but
+attention's output and every second product's (torchtitan's per-operator option); full: layers."""
 
 OPTIMIZER_BYTES = {"adam": 8.0, "adam8bit": 2.0, "adafactor": 0.0, "muon": 4.0, "sgd": 4.0}
 """State bytes per parameter besides the master weight: two fp32 moments; two 8-bit moments

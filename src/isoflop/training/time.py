@@ -25,7 +25,7 @@ from ..formats import load_format
 from ..hardware import Accelerator, Cluster
 from .calibration import TrainingCalibration, load_training
 from .compute import ComputeTable, Network
-from .memory import FULL, SELECTIVE, layer_shape, micro_batches, stage_layers, stage_parameters
+from .memory import ALTERNATE, FULL, SELECTIVE, layer_shape, micro_batches, stage_layers, stage_parameters
 from .plan import SCHEDULES, Plans, Recipe, TrainingJob
 
 PARTS = (
@@ -184,7 +184,11 @@ class _Pricing:
         w = gemm * k["gemm_w"] + c.experts * gemm * k["experts_w"]
         core = attention * k["core"]
         recompute = self.plans.recompute
+        second = 0.5 * gemm * k["gemm_f"] + stream * k["stream_f"] + 0.5 * c.experts * gemm * k[
+            "experts_f"
+        ]
         again = np.where(recompute == FULL, f, np.where(recompute == SELECTIVE, core, 0.0))
+        again = np.where(recompute == ALTERNATE, second, again)
         # Kernels queue up behind the host where they are shorter than their launches.
         launches = c.launch * k["kernels"]
         busy = f + d + w + again
