@@ -66,8 +66,8 @@ FORMATS = {
     "amp_fp8": "fp8-e4m3",
 }  # fmt: skip
 FP16_FAMILIES = ("volta", "turing", "pascal")
-TORCHTITAN_LOGIT_BYTES = 16.0
-"""Logits in 16 bits, in fp32, their log-softmax and both gradients live at once."""
+TORCHTITAN_LOGIT_BYTES = 14.0
+"""Logits in 16 bits, in fp32, their log-softmax and its gradient live at once."""
 
 
 @frozen(kw_only=True)
@@ -208,11 +208,12 @@ def _recipe(row: dict[str, str], device: Accelerator) -> Recipe:
                       gradient_bytes=2.0 if fp16 else 4.0)  # fmt: skip
     if source.startswith("llm-foundry"):
         pure = "mp=PURE" in note
-        return evolve(recipe, compiled=False, logit_bytes=TORCHTITAN_LOGIT_BYTES,
+        return evolve(recipe, compiled=False, older_attention=True, logit_bytes=TORCHTITAN_LOGIT_BYTES,
                       gradient_bytes=2.0 if pure else 4.0)  # fmt: skip
     if source.startswith("torchtitan"):
         return evolve(
-            recipe, compiled="eager" not in note and "Apr" not in source,
+            recipe, compiled="eager" not in note and "performance.md" not in source,
+            older_attention=True,
             overlap_tensor="AsyncTP" in note, logit_bytes=TORCHTITAN_LOGIT_BYTES,
         )  # fmt: skip
     if "model_table" in source or "Bridge" in source:
@@ -264,7 +265,8 @@ def _plans(
         chunks = [v for v in chunks if v <= per_stage]
     mode = row.get("recompute", "")
     if mode in ("", "nan"):
-        modes = ["none"] if "model_table" in row["source"] else ["none", "selective", "full"]
+        # These recipes avoid recomputation, or repeat cheap modules only.
+        modes = ["none"]
     elif mode == "selective" and row["source"].startswith("torchtitan"):
         modes = ["alternate"]
     else:

@@ -26,8 +26,17 @@ class TrainingCalibration:
         Factor on fused attention, forward.
     attention_backward : float
         Further factor on its backward pass, whose kernels reach a smaller share of peak.
+    attention_older : float
+        Factor on fused kernels not written for the family (FlashAttention-2 on Hopper).
     stream : float
         Factor on elementwise kernels where they are fused; `eager` multiplies it where not.
+    stream_backward : float
+        Further factor on their backward pass.
+    watts_per_flop_per_s : float
+        Board power per dense 16-bit rate at which the family's fitted devices hold their clocks;
+        0 where unknown.
+    power_exponent : float
+        Clocks of boards with less power per rate fall as their share to this power.
     eager : float
     experts : float
         Factor on grouped products of routed experts.
@@ -54,6 +63,10 @@ class TrainingCalibration:
     attention_backward: float = 1.2
     stream: float = 1.0
     eager: float = 1.3
+    stream_backward: float = 1.0
+    attention_older: float = 1.0
+    watts_per_flop_per_s: float = field(default=0.0, metadata={"plain": True})
+    power_exponent: float = 0.4
     experts: float = 1.2
     scale_up: float = 0.75
     network: float = 0.8

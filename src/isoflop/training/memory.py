@@ -31,8 +31,12 @@ CONTEXT_BYTES = 1.2e9
 """Driver context, communicator buffers and kernels' workspaces of a CUDA process; estimate."""
 FRAGMENTATION = 0.03
 """Share of the capacity kept free for the allocator's fragmentation; estimate."""
+SP_COPIES = 3.0
+"""Gathered inputs, outputs and gradients of a layer that live at once under sequence parallelism."""
 PREFETCHED_LAYERS = 2.0
 """Layers whose weights are gathered at once under ZeRO-3: the running one and the next."""
+EAGER_NORM_BYTES = 3.0
+"""Bytes per value that unfused norms keep besides their inputs; fitted on eager runs."""
 SELECTIVE, ALTERNATE, FULL = (RECOMPUTE.index(k) for k in RECOMPUTE[1:])
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "transient", "reserve")
 
@@ -109,7 +113,8 @@ def _activations(
 ) -> tuple[float, float, float, float]:
     """Bytes per token of one layer: whole, split, routed, and per token and key."""
     mask = 1.0 if recipe.dropout else 0.0
-    whole = 2.0 * 2 * hidden if m.kind != "none" else 2.0 * hidden  # inputs of the norms
+    kept_twice = 0.0 if recipe.compiled else EAGER_NORM_BYTES * hidden
+    whole = kept_twice + 2.0 * 2 * hidden if m.kind != "none" else 2.0 * hidden  # inputs of the norms
     sharded = routed = scores = 0.0
     if m.kind != "none":
         v_dim = m.v_head_dim or m.head_dim
@@ -248,11 +253,17 @@ def _transient(
     per_layer = s.split / tp + s.replicated + s.experts / (plans.expert * plans.expert_tensor)
     outside = np.where(plans.pipeline == 1, s.embedding + s.head, max(s.embedding, s.head)) / tp
     gathered = 2.0 * (PREFETCHED_LAYERS * per_layer + outside) + 2.0 * per_layer
+    # A pipeline keeps gathered weights and unreduced gradients between micro-batches.
+    dense, experts = stage_parameters(job, recipe, plans)
+    kept = (2.0 + recipe.gradient_bytes) * (dense + experts)
+    gathered = np.where(plans.pipeline > 1, kept, gathered)
     whole = s.whole / np.where(plans.sequence_parallel, tp, 1.0)
     again = tokens * (whole + s.sharded / tp + s.scores * job.sequence_tokens / tp
                       + s.routed / plans.expert_tensor)  # fmt: skip
     again = np.where(plans.recompute >= ALTERNATE, again, 0.0)
     pending = (4.0 * s.largest + 2.0 * s.head) / tp
+    # Sequence parallelism gathers the inputs of both halves of a layer, and their gradients.
+    again = again + np.where(plans.sequence_parallel, SP_COPIES * 2.0 * s.hidden * tokens, 0.0)
     return again + np.where(plans.zero == 3, gathered, pending)
 
 

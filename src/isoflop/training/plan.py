@@ -77,6 +77,8 @@ class Recipe:
         Per parameter: the optimizer's own copy of the weights (0: none) and gradients.
     fused_attention : bool
         FlashAttention-like kernels; otherwise scores go through memory.
+    older_attention : bool
+        Fused kernels written for Ampere (FlashAttention 1 and 2) where newer ones exist.
     dropout : bool
         Whether masks are kept (GPT-2 era recipes).
     compiled : bool
@@ -96,6 +98,7 @@ class Recipe:
     master_bytes: float = 4.0
     gradient_bytes: float = 4.0
     fused_attention: bool = True
+    older_attention: bool = False
     dropout: bool = False
     compiled: bool = True
     overlap_data: bool = True

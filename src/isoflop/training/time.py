@@ -57,6 +57,16 @@ def network_of(device: Accelerator, cluster: Cluster | None, count: int) -> Netw
     )  # fmt: skip
 
 
+def slow_clock(device: Accelerator, calibration: TrainingCalibration) -> float:
+    """Factor on compute time of a board whose power limit is low for its rate; at least 1."""
+    rates = device.rates.dense_flop_per_s
+    rate = rates.get("bf16") or rates.get("fp16") or max(rates.values())
+    wanted = calibration.watts_per_flop_per_s * rate
+    if wanted <= 0 or device.power.board_watts <= 0:
+        return 1.0
+    return max(1.0, wanted / device.power.board_watts) ** calibration.power_exponent
+
+
 @frozen(kw_only=True)
 class StepTime:
     """Seconds by part and their sum; arrays of the plans' shape.
@@ -121,6 +131,7 @@ class _Pricing:
         self.layers = stage_layers(pricer.job, pricer.recipe, plans)
         self.tokens = plans.micro_batch * pricer.job.sequence_tokens / plans.context
         self.bits = load_format(pricer.recipe.format).bits
+        self.slow_clock = slow_clock(self.device, self.cal)
 
     def run(self) -> StepTime:
         forward, dgrad, wgrad, again = self._compute()
@@ -167,7 +178,8 @@ class _Pricing:
 
     def _gemm_factor(self, bits: float) -> float:
         c = self.cal
-        return c.gemm if bits > 8 else c.gemm * (c.gemm_fp8 if bits > 6 else c.gemm_fp4)
+        narrow = 1.0 if bits > 8 else (c.gemm_fp8 if bits > 6 else c.gemm_fp4)
+        return c.gemm * narrow * self.slow_clock
 
     def _compute(self) -> tuple[Array, Array, Array, Array]:
         """Seconds per layer: forward, input gradient, weight gradient, recomputation."""
@@ -175,11 +187,13 @@ class _Pricing:
         gemm = self._gemm_factor(self.bits)
         stream = c.stream * (1.0 if self.r.compiled else c.eager)
         fused = self.r.fused_attention
-        attention = c.attention if fused else stream
+        attention = c.attention * self.slow_clock if fused else stream
+        attention = attention * (c.attention_older if fused and self.r.older_attention else 1.0)
         back = attention * (c.attention_backward if fused else 1.0)
         f = gemm * k["gemm_f"] + attention * k["attention_f"] + stream * k["stream_f"]
         f = f + c.experts * gemm * k["experts_f"]
-        d = gemm * k["gemm_d"] + back * k["attention_d"] + stream * k["stream_d"]
+        d = gemm * k["gemm_d"] + back * k["attention_d"]
+        d = d + stream * c.stream_backward * k["stream_d"]
         d = d + c.experts * gemm * k["experts_d"]
         w = gemm * k["gemm_w"] + c.experts * gemm * k["experts_w"]
         core = attention * k["core"]
@@ -276,11 +290,16 @@ class _Pricing:
         stride = plans.tensor
         gather = self._ring(2.0 * per_layer, plans.shard, stride)
         scatter = self._ring(self.r.gradient_bytes * per_layer, plans.shard, stride)
-        hidden = self.cal.contention
-        f = np.maximum(gather - forward, 0.0) + hidden * np.minimum(gather, forward)
         both = gather + scatter
-        b = np.maximum(both - backward, 0.0) + hidden * np.minimum(both, backward)
-        return np.where(sharded, f, 0.0), np.where(sharded, b, 0.0)
+        if self.r.overlap_data:
+            hidden = self.cal.contention
+            f = np.maximum(gather - forward, 0.0) + hidden * np.minimum(gather, forward)
+            b = np.maximum(both - backward, 0.0) + hidden * np.minimum(both, backward)
+        else:
+            f, b = gather, both
+        # A pipeline keeps gathered weights and gradients until the step's last micro-batch.
+        often = np.where(plans.pipeline > 1, 1.0 / self.m, 1.0)
+        return np.where(sharded, f * often, 0.0), np.where(sharded, b * often, 0.0)
 
     def _balanced(self) -> Array:
         depth = self.job.model.depth
