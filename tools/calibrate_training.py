@@ -28,7 +28,7 @@ BOUNDS = {
     "gemm": (0.9, 1.6), "gemm_fp8": (0.8, 2.0), "gemm_fp4": (0.8, 2.5), "attention": (0.7, 2.0),
     "attention_backward": (0.8, 2.5), "attention_older": (1.0, 3.0), "stream": (0.6, 2.5),
     "eager": (1.0, 5.0), "stream_backward": (0.7, 2.5), "experts": (0.8, 3.0),
-    "scale_up": (0.35, 0.95), "network": (0.3, 0.95), "contention": (0.0, 0.6),
+    "exchange": (0.3, 1.0), "scale_up": (0.35, 0.95), "network": (0.3, 0.95), "contention": (0.0, 0.6),
     "launch": (1e-6, 6e-5), "step": (1e-4, 3e-2), "straggler": (0.0, 0.03),
     "power_exponent": (0.3, 0.6),
 }  # fmt: skip
@@ -36,12 +36,12 @@ FITTED = {
     "ampere": ("gemm", "attention", "attention_backward", "stream", "eager", "stream_backward",
                "scale_up", "network", "contention", "launch", "step", "straggler"),
     "hopper": ("gemm", "gemm_fp8", "attention", "attention_backward", "attention_older", "stream",
-               "eager", "stream_backward", "experts", "scale_up", "network", "contention",
+               "eager", "stream_backward", "experts", "exchange", "scale_up", "network", "contention",
                "launch", "step", "straggler", "power_exponent"),
     "blackwell": ("gemm", "gemm_fp8", "gemm_fp4", "attention", "attention_backward", "stream",
-                  "experts", "scale_up", "network", "contention", "launch", "step"),
+                  "experts", "exchange", "scale_up", "network", "contention", "launch", "step", "power_exponent"),
 }  # fmt: skip
-WATTS = {"ampere": 400 / 312e12, "hopper": 700 / 989.4e12, "blackwell": 1000 / 2250e12}
+WATTS = {"ampere": 400 / 312e12, "hopper": 700 / 989.4e12, "blackwell": 1400 / 2500e12}
 PRIOR_WEIGHT = 0.6
 """Residual of a parameter one e-fold from its default, against log errors over their scale."""
 ERROR_SCALE = 0.08

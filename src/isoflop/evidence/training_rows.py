@@ -66,6 +66,8 @@ FORMATS = {
     "amp_fp8": "fp8-e4m3",
 }  # fmt: skip
 FP16_FAMILIES = ("volta", "turing", "pascal")
+ADAPTER_FLOP_PER_PARAMETER = 5.0
+"""Between the 4 of frozen weights and the 6 of trained ones."""
 TORCHTITAN_LOGIT_BYTES = 14.0
 """Logits in 16 bits, in fp32, their log-softmax and its gradient live at once."""
 
@@ -217,8 +219,24 @@ def _recipe(row: dict[str, str], device: Accelerator) -> Recipe:
             overlap_tensor="AsyncTP" in note, logit_bytes=TORCHTITAN_LOGIT_BYTES,
         )  # fmt: skip
     if "model_table" in source or "Bridge" in source:
-        return evolve(recipe, overlap_tensor=True, overlap_expert=False)
+        return evolve(recipe, overlap_tensor=True, overlap_expert="Bridge" in source,
+                      adapters=_adapters(row))  # fmt: skip
     return recipe
+
+
+def _adapters(row: dict[str, str]) -> bool:
+    """Whether a row is a LoRA run: by name, or by four instead of six FLOP per parameter.
+
+    The source states FLOP and tokens per second; their quotient is its formula, not a timing.
+    """
+    note = row["note"]
+    if re.search(r"\blora\b", note + " " + row["model_name"], re.I):
+        return True
+    rate, flop = (re.search(p, note) for p in (r"tok/s/GPU=([\d.]+)", r"modelTFLOP/GPU=([\d.]+)"))
+    if not (rate and flop) or not row["model_name"].lower().startswith("llama"):
+        return False
+    per_token = float(flop.group(1)) * 1e12 / float(rate.group(1))
+    return per_token < ADAPTER_FLOP_PER_PARAMETER * training_model(row).compute_parameters
 
 
 def _network(text: str, device: Accelerator, count: int) -> tuple[Cluster | None, Network]:
@@ -254,6 +272,8 @@ def _plans(
         raise InvalidInput(f"a batch of {job.global_batch} does not divide over {dp} replicas")
     stated = row.get("micro_batch", "")
     micro = [int(number(stated))] if stated not in ("", "nan") else [1, 2, 4, 8, 16]
+    if "mb size assumed" in row["note"] and pp > 1 and per_replica % pp == 0:
+        micro = [int(per_replica) // pp]  # the framework's default: as many as stages
     micro = [m for m in micro if per_replica % m == 0]
     depth = job.model.depth
     virtual = row.get("virtual_pp", "")

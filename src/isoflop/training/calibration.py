@@ -42,6 +42,8 @@ class TrainingCalibration:
         Factor on grouped products of routed experts.
     scale_up, network : float
         Share of link bandwidth that collectives reach inside a node and between nodes.
+    exchange : float
+        Share of it that exchanges of tokens between experts reach.
     contention : float
         Share of hidden communication that slows the compute it runs beside.
     launch : float
@@ -70,6 +72,7 @@ class TrainingCalibration:
     experts: float = 1.2
     scale_up: float = 0.75
     network: float = 0.8
+    exchange: float = 0.7
     contention: float = 0.1
     launch: float = 8e-6
     step: float = 2e-3

@@ -222,7 +222,8 @@ def memory_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Ar
 
     sharded_weights = recipe.master_bytes > 0
     weights = np.where((plans.zero == 3) & sharded_weights, 0.0, shared(2.0, 3))
-    state = shared(recipe.state_bytes, 1) if recipe.offload == "none" else np.zeros(len(plans))
+    away = recipe.offload != "none" or recipe.adapters
+    state = np.zeros(len(plans)) if away else shared(recipe.state_bytes, 1)
     layer = layer_activation_bytes(job, recipe, plans)
     flying = in_flight(plans, micro_batches(job, plans))
     layers = stage_layers(job, recipe, plans)
@@ -232,7 +233,7 @@ def memory_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Ar
     logits = np.where(last, logits, np.maximum(0.0, logits - (flying - 1) * layers * layer))
     return {
         "weights": weights,
-        "gradients": shared(recipe.gradient_bytes, 2),
+        "gradients": shared(0.0 if recipe.adapters else recipe.gradient_bytes, 2),
         "optimizer": state,
         "activations": layer * layers * flying,
         "logits": logits,

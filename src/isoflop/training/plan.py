@@ -89,8 +89,9 @@ class Recipe:
         Peak bytes kept per logit of the last stage's micro-batch.
     offload : {"none", "cpu", "nvme"}
         Where optimizer state lives.
-    balanced_stages : bool
-        Embedding and head count as a layer each when layers are laid over stages.
+    adapters : bool
+        Low-rank adapters alone are trained (Hu et al. 2021): frozen weights have no gradients and
+        no optimizer state; the adapters' own are left out, under 1% of them.
     """
 
     format: str = "bf16"
@@ -106,7 +107,7 @@ class Recipe:
     overlap_expert: bool = False
     logit_bytes: float = 4.0
     offload: Offload = "none"
-    balanced_stages: bool = False
+    adapters: bool = False
 
     def __attrs_post_init__(self) -> None:
         load_format(self.format)

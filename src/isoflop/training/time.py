@@ -195,7 +195,8 @@ class _Pricing:
         d = gemm * k["gemm_d"] + back * k["attention_d"]
         d = d + stream * c.stream_backward * k["stream_d"]
         d = d + c.experts * gemm * k["experts_d"]
-        w = gemm * k["gemm_w"] + c.experts * gemm * k["experts_w"]
+        trained = 0.0 if self.r.adapters else 1.0
+        w = trained * (gemm * k["gemm_w"] + c.experts * gemm * k["experts_w"])
         core = attention * k["core"]
         recompute = self.plans.recompute
         second = 0.5 * gemm * k["gemm_f"] + stream * k["stream_f"] + 0.5 * c.experts * gemm * k[
@@ -204,11 +205,19 @@ class _Pricing:
         again = np.where(recompute == FULL, f, np.where(recompute == SELECTIVE, core, 0.0))
         again = np.where(recompute == ALTERNATE, second, again)
         # Kernels queue up behind the host where they are shorter than their launches.
-        launches = c.launch * k["kernels"]
+        launches = c.launch * (k["kernels"] + self._expert_kernels())
         busy = f + d + w + again
         total = launches * np.where(recompute == FULL, 4.0, 3.0)
         stretch = np.maximum(busy, total) / busy
         return f * stretch, d * stretch, w * stretch, again * stretch
+
+    def _expert_kernels(self) -> Array:
+        """Kernels per average layer that routing and grouped products launch besides."""
+        local = sum(
+            g.count * (ROUTING_KERNELS + KERNELS_PER_EXPERT * g.ffn.experts / self.plans.expert)
+            for g in self.job.model.layers if g.ffn.kind == "moe"
+        )  # fmt: skip
+        return local / self.job.model.depth + np.zeros(len(self.plans))
 
     def _link(self, ranks: Array, stride: Array) -> tuple[Array, Array]:
         """Bytes per second and latency of a ring over `ranks` spaced `stride` devices apart.
@@ -270,7 +279,7 @@ class _Pricing:
         sent = self.tokens / sp * k * self.shape.hidden * width
         n, c = self.net, self.cal
         local = np.minimum(n.node, ep) / ep
-        inner = sent * (local - 1.0 / ep) / (n.inner_bytes_per_s * c.scale_up)
+        inner = sent * (local - 1.0 / ep) / (n.inner_bytes_per_s * c.exchange)
         outer = sent * (1.0 - local) / (n.outer_bytes_per_s * c.network)
         time = 2.0 * share * (inner + outer + LAUNCH_S)
         if self.r.overlap_expert:
@@ -344,6 +353,8 @@ class _Pricing:
         group = plans.expert * plans.expert_tensor
         owners = np.maximum(ranks * plans.tensor // group, 1)
         width = self.r.gradient_bytes
+        if self.r.adapters:
+            return np.zeros(len(plans))
         reduce = self._ring(width * dense, ranks, stride)
         reduce = reduce + self._ring(width * experts, owners, np.minimum(group, self.net.node))
         back = np.where(plans.zero == 0, width, 2.0)
@@ -360,6 +371,8 @@ class _Pricing:
         """Read gradient, state and master weights, write them and the 16-bit weights."""
         plans = self.plans
         dense, experts = stage_parameters(self.job, self.r, plans)
+        if self.r.adapters:
+            return np.zeros(len(plans))
         ranks = np.where(plans.zero >= 1, plans.shard, 1).astype(float)
         group = plans.expert * plans.expert_tensor
         owners = np.maximum(np.where(plans.zero >= 1, ranks * plans.tensor / group, 1.0), 1.0)
@@ -389,6 +402,9 @@ class _Pricing:
         return self.m * (layer + k["head_flop"] / plans.pipeline)
 
 
+ROUTING_KERNELS, KERNELS_PER_EXPERT = 60.0, 8.0
+"""Small kernels of top-k, permutation and padding per layer, and per local expert where each
+expert's products are launched one by one; estimates from open training stacks."""
 LAUNCH_S = 6e-6
 """Start-up of one collective of a library such as NCCL, between streams; estimate."""
 OVERLAP_REST = 0.25
