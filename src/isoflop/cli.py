@@ -19,6 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "isoflop.commands.explain:explain",
         "What bounds a model on a device, from batch 1 to its limit, and what would help most.",
     ),
+    "plan": (
+        "isoflop.commands.plan:plan",
+        "The fastest training plan that fits a fleet, its time, price and risk, and what helps.",
+    ),
     "validate": (
         "isoflop.commands.validate:validate",
         "Predict every row of a measurement file and report the error by source.",

@@ -75,7 +75,7 @@ class ComputeTable:
             If a plan does not divide the model.
         """
         sp = plans.sequence_parallel.astype(int)
-        key = ((plans.tensor * 2 + sp) * 4096 + plans.expert) * 1024 + plans.expert_tensor
+        key = ((plans.tensor.astype(np.int64) * 2 + sp) * 4096 + plans.expert) * 1024 + plans.expert_tensor
         keys, which = _unique(key)
         out = np.empty((len(plans), len(COLUMNS)))
         for i, code in enumerate(keys):
@@ -83,7 +83,7 @@ class ComputeTable:
             code = int(code)
             ep, etp, tp, sq = (code // 1024 % 4096, code % 1024, code // 1024 // 4096 // 2,
                                code // 1024 // 4096 % 2)  # fmt: skip
-            micro = (plans.micro_batch * 65536 + plans.context)[mask]
+            micro = (plans.micro_batch.astype(np.int64) * 65536 + plans.context)[mask]
             shapes, back = _unique(micro)
             out[mask] = self._table((tp, sq, ep, etp), shapes)[back]
         return dict(zip(COLUMNS, out.T, strict=True))

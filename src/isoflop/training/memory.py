@@ -231,6 +231,8 @@ def memory_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Ar
     last = (plans.pipeline == 1) | (flying <= 1)
     logits = recipe.logit_bytes * tokens * s.vocab / tp
     logits = np.where(last, logits, np.maximum(0.0, logits - (flying - 1) * layers * layer))
+    # DualPipe keeps two stages' weights on every device (DeepSeek-V3, table 2).
+    weights = weights * np.where(plans.schedule == SCHEDULES.index("dualpipe"), 2.0, 1.0)
     return {
         "weights": weights,
         "gradients": shared(0.0 if recipe.adapters else recipe.gradient_bytes, 2),

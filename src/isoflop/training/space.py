@@ -119,13 +119,13 @@ def _block(
         shards.append(local)
     sp = [0, 1] if tp > 1 else [0]
     out = []
-    inner = np.array(list(product(zero, codes, sp, shards)), np.int64)
+    inner = np.array(list(product(zero, codes, sp, shards)), np.int32)
     inner = inner[(inner[:, 0] > 0) | (inner[:, 3] == dp * cp)]
     for (ep, etp), (v, kind), mb in product(experts, schedules, micro):
         steps = job.global_batch // (dp * mb)
         if v > 1 and steps % pp:
             continue  # interleaving wants whole rounds (Narayanan et al. 2021, section 2.2)
-        head = np.array([tp, pp, cp, dp, ep, etp, mb, v, kind], np.int64)
+        head = np.array([tp, pp, cp, dp, ep, etp, mb, v, kind], np.int32)
         out.append(np.concatenate([np.broadcast_to(head, (len(inner), 9)), inner], axis=1))
     return out
 
