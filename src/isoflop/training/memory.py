@@ -31,11 +31,11 @@ CONTEXT_BYTES = 1.2e9
 """Driver context, communicator buffers and kernels' workspaces of a CUDA process; estimate."""
 FRAGMENTATION = 0.03
 """Share of the capacity kept free for the allocator's fragmentation; estimate."""
-SP_COPIES = 3.0
+SP_COPIES = 5.0
 """Gathered inputs, outputs and gradients of a layer that live at once under sequence parallelism."""
 PREFETCHED_LAYERS = 2.0
 """Layers whose weights are gathered at once under ZeRO-3: the running one and the next."""
-EAGER_NORM_BYTES = 3.0
+EAGER_NORM_BYTES = 6.0
 """Bytes per value that unfused norms keep besides their inputs; fitted on eager runs."""
 SELECTIVE, ALTERNATE, FULL = (RECOMPUTE.index(k) for k in RECOMPUTE[1:])
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "transient", "reserve")

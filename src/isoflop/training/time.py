@@ -264,7 +264,8 @@ class _Pricing:
         ])  # fmt: skip
         payload = 2.0 * self.tokens * cp * width / self.plans.tensor
         time = self._ring(payload, cp, self.plans.tensor)
-        return np.maximum(time - self.cal.attention * self.columns["attention_f"], 0.1 * time)
+        shown = np.maximum(time - self.cal.attention * self.columns["attention_f"], 0.1 * time)
+        return np.where(cp > 1, shown + RING_STEP_S * cp, 0.0)
 
     def _experts(self) -> Array:
         """Dispatch and combine; tokens for ranks in other nodes leave through one adapter."""
@@ -365,6 +366,8 @@ class _Pricing:
         shown = self.cal.contention
         b = np.maximum(reduce - backward, 0.0) + shown * np.minimum(reduce, backward)
         f = np.maximum(share - forward, 0.0) + shown * np.minimum(share, forward)
+        # Sharded gradients cannot wait for the last micro-batch: each one's are reduced.
+        b = np.where(plans.zero == 2, self.m * b, b)
         return np.where(plans.zero == 3, 0.0, b + f)
 
     def _optimizer(self) -> Array:
@@ -407,6 +410,8 @@ ROUTING_KERNELS, KERNELS_PER_EXPERT = 60.0, 8.0
 expert's products are launched one by one; estimates from open training stacks."""
 LAUNCH_S = 6e-6
 """Start-up of one collective of a library such as NCCL, between streams; estimate."""
+RING_STEP_S = 2e-5
+"""Launches and the merge of partial outputs per step of a ring over contexts; estimate."""
 OVERLAP_REST = 0.25
 """Share of a tensor-parallel collective that chunked overlap leaves exposed: the first of eight
 chunks and the last; estimate."""
