@@ -27,7 +27,8 @@ BOUNDS = {
     "gemm": (0.9, 1.6), "gemm_fp8": (0.8, 2.0), "gemm_fp4": (0.8, 2.5), "attention": (0.7, 2.0),
     "attention_backward": (0.8, 2.5), "attention_older": (1.0, 3.0), "stream": (0.6, 2.5),
     "eager": (1.0, 5.0), "stream_backward": (0.7, 2.5), "experts": (0.8, 3.0),
-    "exchange": (0.3, 1.0), "scale_up": (0.35, 0.95), "network": (0.3, 0.95), "contention": (0.0, 0.6),
+    "exchange": (0.3, 1.0), "exchange_fused": (0.3, 1.3), "scale_up": (0.35, 0.95),
+    "network": (0.3, 0.95), "contention": (0.0, 0.6),
     "launch": (1e-6, 6e-5), "step": (1e-4, 3e-2), "straggler": (0.0, 0.03),
     "power_exponent": (0.3, 0.6),
 }  # fmt: skip
@@ -35,10 +36,11 @@ FITTED = {
     "ampere": ("gemm", "attention", "attention_backward", "stream", "eager", "stream_backward",
                "scale_up", "network", "contention", "launch", "step", "straggler"),
     "hopper": ("gemm", "gemm_fp8", "attention", "attention_backward", "attention_older", "stream",
-               "eager", "stream_backward", "experts", "exchange", "scale_up", "network", "contention",
-               "launch", "step", "straggler", "power_exponent"),
+               "eager", "stream_backward", "experts", "exchange", "exchange_fused", "scale_up",
+               "network", "contention", "launch", "step", "straggler", "power_exponent"),
     "blackwell": ("gemm", "gemm_fp8", "gemm_fp4", "attention", "attention_backward", "stream",
-                  "experts", "exchange", "scale_up", "network", "contention", "launch", "step", "power_exponent"),
+                  "experts", "exchange", "exchange_fused", "scale_up", "network", "contention",
+                  "launch", "step", "power_exponent"),
 }  # fmt: skip
 WATTS = {"ampere": 400 / 312e12, "hopper": 700 / 989.4e12, "blackwell": 1400 / 2500e12}
 PRIOR_WEIGHT = 0.6
@@ -112,8 +114,8 @@ def fit_family(family: str, cases: list) -> tuple[TrainingCalibration, np.ndarra
 def write(family: str, c: TrainingCalibration, sigma: float, rows: int, sources: list[str]) -> None:
     """One TOML file."""
     lines = [f'family = "{family}"']
-    for name in (*FITTED[family], "watts_per_flop_per_s"):
-        lines.append(f"{name} = {getattr(c, name):.4g}")
+    names = (*FITTED[family], "watts_per_flop_per_s")
+    lines += [f"{name} = {getattr(c, name):.4g}" for name in names]
     lines += [
         f"sigma = {sigma:.3f}", f"rows = {rows}",
         f'fitted_on = "{"; ".join(s.replace(chr(34), "") for s in sources)}"', 'source = "rows"',

@@ -40,9 +40,7 @@ def test_optimum_equals_brute_force_and_the_bound_holds(
 ):
     if device.startswith("a100"):
         fmt = "bf16"
-    job = TrainingJob(
-        model=small(layers, heads, experts), global_batch=batch, sequence_tokens=1024
-    )
+    job = TrainingJob(model=small(layers, heads, experts), global_batch=batch, sequence_tokens=1024)
     accelerator = load_accelerator(device)
     recipe = Recipe(format=fmt)
     quick = search_plans(job, recipe, accelerator, count, limits=ALL)

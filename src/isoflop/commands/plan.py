@@ -221,4 +221,3 @@ def _print_more(r: PlanReport, out) -> None:
         )
     if not r.measured_family:
         out.print("No training run of this device family was measured: take the figures as rough.")
-

@@ -32,7 +32,11 @@ class TrainingPredictor:
 
     def _pricer(self, q: TrainingQuestion) -> StepPricer:
         pricer = StepPricer(
-            job=q.job, recipe=q.recipe, device=q.device, cluster=q.cluster, network=q.network,
+            job=q.job,
+            recipe=q.recipe,
+            device=q.device,
+            cluster=q.cluster,
+            network=q.network,
             calibration=self.calibrations.get(q.device.family),  # type: ignore[arg-type]
         )
         key = (id(q.job.model), q.job.sequence_tokens, q.recipe, q.device.id)
@@ -54,7 +58,7 @@ class TrainingPredictor:
             return step
         if metric == "training_tokens_per_s":
             return q.job.step_tokens / step
-        rate = step_flop(q.job, q.convention) / q.plans[0].devices / step
+        rate = step_flop(q.job, q.convention) / next(iter(q.plans)).devices / step
         if metric == "flop_per_s_per_device":
             return rate
         peak = q.device.rates.dense_flop_per_s

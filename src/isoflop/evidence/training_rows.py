@@ -18,11 +18,42 @@ from .case import Case
 from .silicon_rows import number
 
 TRAINING_COLUMNS = frozenset(
-    "source model_name layers hidden heads seq_len global_batch micro_batch tp pp dp cp ep gpu "
-    "n_gpus measured_metric value note".split()
+    [
+        "source",
+        "model_name",
+        "layers",
+        "hidden",
+        "heads",
+        "seq_len",
+        "global_batch",
+        "micro_batch",
+        "tp",
+        "pp",
+        "dp",
+        "cp",
+        "ep",
+        "gpu",
+        "n_gpus",
+        "measured_metric",
+        "value",
+        "note",
+    ]
 )
 SINGLE_NODE_COLUMNS = frozenset(
-    "source n_gpus global_batch micro_batch hidden heads layers seq_len tp dp pp step_time_s".split()
+    [
+        "source",
+        "n_gpus",
+        "global_batch",
+        "micro_batch",
+        "hidden",
+        "heads",
+        "layers",
+        "seq_len",
+        "tp",
+        "dp",
+        "pp",
+        "step_time_s",
+    ]
 )
 METRICS = {
     "step_time_s": ("step_s", 1.0),
@@ -38,6 +69,7 @@ FITTED_SOURCES = (
     "torchtitan benchmarks/llama3_h100_202412",
     "Megatron-Bridge performance-summary-archive.md 25.11",
     "Megatron-Bridge performance-summary-archive.md 26.02",
+    "Megatron-Bridge performance-summary-archive.md 26.06@",
     "Megatron-LM images/tables.tex",
     "SimuMax",
 )
@@ -66,6 +98,7 @@ FORMATS = {
     "amp_fp8": "fp8-e4m3",
 }  # fmt: skip
 FP16_FAMILIES = ("volta", "turing", "pascal")
+FUSED_EXCHANGE_RELEASE = 26.06
 ADAPTER_FLOP_PER_PARAMETER = 5.0
 """Between the 4 of frozen weights and the 6 of trained ones."""
 TORCHTITAN_LOGIT_BYTES = 14.0
@@ -96,7 +129,8 @@ class TrainingQuestion:
 def training_case(line: int, row: dict[str, str]) -> Case:
     """One row as a case; what cannot be priced carries its reason."""
     metric, unit = METRICS.get(row["measured_metric"], (row["measured_metric"], 1.0))
-    role = "fit" if row["source"].startswith(FITTED_SOURCES) else "check"
+    fitted = f"{row['source']}@".startswith(FITTED_SOURCES)  # "@" ends a release's number
+    role = "fit" if fitted else "check"
     case = Case(line=line, source=row["source"].split(" (")[0][:60], metric=metric, role=role,
                 measured=number(row["value"]) * unit)  # fmt: skip
     if "THEORETICAL" in row["note"]:
@@ -210,8 +244,10 @@ def _recipe(row: dict[str, str], device: Accelerator) -> Recipe:
                       gradient_bytes=2.0 if fp16 else 4.0)  # fmt: skip
     if source.startswith("llm-foundry"):
         pure = "mp=PURE" in note
-        return evolve(recipe, compiled=False, older_attention=True, logit_bytes=TORCHTITAN_LOGIT_BYTES,
-                      gradient_bytes=2.0 if pure else 4.0)  # fmt: skip
+        return evolve(
+            recipe, compiled=False, older_attention=True, gradient_bytes=2.0 if pure else 4.0,
+            logit_bytes=TORCHTITAN_LOGIT_BYTES,
+        )  # fmt: skip
     if source.startswith("torchtitan"):
         return evolve(
             recipe, compiled="eager" not in note and "performance.md" not in source,
@@ -220,8 +256,15 @@ def _recipe(row: dict[str, str], device: Accelerator) -> Recipe:
         )  # fmt: skip
     if "model_table" in source or "Bridge" in source:
         return evolve(recipe, overlap_tensor=True, overlap_expert="Bridge" in source,
+                      fused_exchange=_fused_exchange(source),
                       adapters=_adapters(row))  # fmt: skip
     return recipe
+
+
+def _fused_exchange(source: str) -> bool:
+    """Releases from 26.06 on, whose expert rows rose by a third while dense ones stayed."""
+    match = re.search(r"(\d\d\.\d\d)(\.\d+)?$", source)
+    return bool(match) and float(match.group(1)) >= FUSED_EXCHANGE_RELEASE
 
 
 def _adapters(row: dict[str, str]) -> bool:
@@ -232,7 +275,8 @@ def _adapters(row: dict[str, str]) -> bool:
     note = row["note"]
     if re.search(r"\blora\b", note + " " + row["model_name"], re.I):
         return True
-    rate, flop = (re.search(p, note) for p in (r"tok/s/GPU=([\d.]+)", r"modelTFLOP/GPU=([\d.]+)"))
+    patterns = (r"tok/s/GPU=([\d.]+)", r"modelTFLOP/GPU=([\d.]+)")
+    rate, flop = (re.search(p, note) for p in patterns)
     if not (rate and flop) or not row["model_name"].lower().startswith("llama"):
         return False
     per_token = float(flop.group(1)) * 1e12 / float(rate.group(1))
@@ -297,7 +341,8 @@ def _plans(
     return tuple(
         TrainingPlan(
             tensor=tp, pipeline=pp, data=dp, context=cp, expert=ep, micro_batch=m, virtual=v,
-            zero=zero, recompute=r, sequence_parallel=sp and tp > 1,
+            zero=zero, recompute=r,  # type: ignore[arg-type]
+            sequence_parallel=sp and tp > 1,
             schedule="interleaved" if v > 1 else "1f1b",
         )  # type: ignore[arg-type]
         for m in micro for v in chunks for r in modes
@@ -312,5 +357,3 @@ def _convention(row: dict[str, str]) -> Convention:
     if source.startswith(("Megatron-LM", "Korthikanti")):
         return "megatron-model"
     return "model"
-
-

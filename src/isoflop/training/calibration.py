@@ -44,6 +44,8 @@ class TrainingCalibration:
         Share of link bandwidth that collectives reach inside a node and between nodes.
     exchange : float
         Share of it that exchanges of tokens between experts reach.
+    exchange_fused : float
+        The same where one kernel dispatches and permutes.
     contention : float
         Share of hidden communication that slows the compute it runs beside.
     launch : float
@@ -73,6 +75,7 @@ class TrainingCalibration:
     scale_up: float = 0.75
     network: float = 0.8
     exchange: float = 0.7
+    exchange_fused: float = 0.85
     contention: float = 0.1
     launch: float = 8e-6
     step: float = 2e-3

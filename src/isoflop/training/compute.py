@@ -6,12 +6,13 @@ a space of millions of plans needs the kernel models at some hundred shapes only
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from attrs import define, field, frozen
 
 from ..cost.features import Array, Batch
-from ..cost.kernels.gemm import GemmParameters, gemm_time_s
-from ..cost.kernels.moe import MoeParameters
+from ..cost.kernels.gemm import gemm_time_s
 from ..cost.operators.base import MoeShape, Operator
 from ..cost.operators.training import training_operators
 from ..cost.timing import KernelTimer, linear
@@ -33,15 +34,14 @@ and embedding; `core` is what selective recomputation repeats; kernels and FLOP 
 class TrainingTimer(KernelTimer):
     """Kernel times of training libraries, which choose among tiles for every operand format."""
 
-    def _parameters(
-        self, table: dict[str, GemmParameters | MoeParameters], fmt: NumberFormat, rate_name: str
-    ):  # type: ignore[override]
+    def _parameters(self, table: dict[str, Any], fmt: NumberFormat, rate_name: str) -> Any:
         return table.get("bf16") or next(iter(table.values()))
 
     def _moe(self, op: Operator, batch: Batch) -> Array:
         """Grouped products over balanced experts: rows of all local experts, weights of each."""
         s = op.shape
-        assert isinstance(s, MoeShape) and op.weight_format is not None
+        assert isinstance(s, MoeShape)
+        assert op.weight_format is not None
         rate, name = self._rate(op.weight_format)
         p = self._parameters(self.calibration.gemm, op.weight_format, name)
         rows = linear(s.rows, batch) * s.experts_per_token * s.experts / s.experts_total
@@ -64,7 +64,7 @@ class ComputeTable:
     job: TrainingJob
     recipe: Recipe
     device: Accelerator
-    _rows: dict[tuple[int, ...], tuple[Array, Array, Array]] = field(factory=dict)
+    _rows: dict[tuple[int, ...], tuple[Array, Array]] = field(factory=dict)
 
     def columns(self, plans: Plans) -> dict[str, Array]:
         """COLUMNS of every plan.
@@ -75,7 +75,9 @@ class ComputeTable:
             If a plan does not divide the model.
         """
         sp = plans.sequence_parallel.astype(int)
-        key = ((plans.tensor.astype(np.int64) * 2 + sp) * 4096 + plans.expert) * 1024 + plans.expert_tensor
+        key = (
+            (plans.tensor.astype(np.int64) * 2 + sp) * 4096 + plans.expert
+        ) * 1024 + plans.expert_tensor
         keys, which = _unique(key)
         out = np.empty((len(plans), len(COLUMNS)))
         for i, code in enumerate(keys):
@@ -88,12 +90,31 @@ class ComputeTable:
             out[mask] = self._table((tp, sq, ep, etp), shapes)[back]
         return dict(zip(COLUMNS, out.T, strict=True))
 
+    def prepare(self, plans: Plans) -> None:
+        """Price every shape of `plans` at once, which later calls then find."""
+        table = np.stack([
+            plans.tensor, plans.sequence_parallel, plans.expert, plans.expert_tensor,
+            plans.micro_batch, plans.context,
+        ]).astype(np.int64)  # fmt: skip
+        code = table[0]
+        for row, most in zip(table[1:], (2, 1024, 1024, 65536, 1024), strict=True):
+            code = code * most + row
+        values = _unique(code)[0]
+        first = _first(code, values)
+        self.columns(plans.take(first))
+
     def _table(self, key: tuple[int, ...], shapes: Array) -> Array:
         known = self._rows.get(key)
-        if known is None or not np.isin(shapes, known[0]).all():
-            wanted = shapes if known is None else np.union1d(shapes, known[0])
-            values = self._price(key, wanted // 65536, wanted % 65536)
-            self._rows[key] = known = (wanted, values, wanted)
+        if known is None:
+            known = self._rows[key] = (shapes, self._price(key, shapes // 65536, shapes % 65536))
+        missing = shapes[~np.isin(shapes, known[0])]
+        if len(missing):
+            values = self._price(key, missing // 65536, missing % 65536)
+            order = np.argsort(np.concatenate([known[0], missing]))
+            known = self._rows[key] = (
+                np.concatenate([known[0], missing])[order],
+                np.concatenate([known[1], values])[order],
+            )
         return known[1][np.searchsorted(known[0], shapes)]
 
     def _price(self, key: tuple[int, ...], micro_batch: Array, context: Array) -> Array:
@@ -134,9 +155,7 @@ class ComputeTable:
         return np.stack([np.broadcast_to(c[k], tokens.shape) for k in COLUMNS], axis=1)
 
 
-def _place(
-    c: dict, op: Operator, suffix: str, seconds: Array, flop: Array, depth: int
-) -> None:
+def _place(c: dict, op: Operator, suffix: str, seconds: Array, flop: Array, depth: int) -> None:
     """Add one operator's seconds to its column."""
     if op.part == "head":
         c["head_f" if suffix == "f" else "head_b"] = (
@@ -174,6 +193,13 @@ def _unique(values: Array) -> tuple[Array, Array]:
         sample = np.union1d(sample, values[miss])
 
 
+def _first(code: Array, values: Array) -> Array:
+    """A position of each of the sorted distinct `values` in `code`."""
+    out = np.zeros(len(values), np.int64)
+    out[np.searchsorted(values, code)] = np.arange(len(code))
+    return out
+
+
 @frozen(kw_only=True)
 class Network:
     """Links of a fleet as training collectives see them.
@@ -193,4 +219,3 @@ class Network:
     inner_latency_s: float
     outer_latency_s: float
     in_switch: bool = False
-

@@ -49,9 +49,7 @@ def goodput(
 ) -> Goodput:  # fmt: skip
     """Goodput of a run on `devices`, at the checkpoint interval that loses least."""
     between = 3600.0 / (rate_per_device_hour * devices)
-    write = parameters * CHECKPOINT_BYTES_PER_PARAMETER / (
-        devices * STORAGE_BYTES_PER_S_PER_DEVICE
-    )
+    write = parameters * CHECKPOINT_BYTES_PER_PARAMETER / (devices * STORAGE_BYTES_PER_S_PER_DEVICE)
     interval = math.sqrt(2.0 * write * between)
     lost = write / interval + (interval / 2.0 + restart_s) / between
     return Goodput(

@@ -17,7 +17,6 @@ Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Paramet
 
 from __future__ import annotations
 
-
 import numpy as np
 from attrs import frozen
 
@@ -32,10 +31,10 @@ CONTEXT_BYTES = 1.2e9
 FRAGMENTATION = 0.03
 """Share of the capacity kept free for the allocator's fragmentation; estimate."""
 SP_COPIES = 5.0
-"""Gathered inputs, outputs and gradients of a layer that live at once under sequence parallelism."""
+"""Gathered inputs, outputs and gradients of a layer that live at once with sequence sharding."""
 PREFETCHED_LAYERS = 2.0
 """Layers whose weights are gathered at once under ZeRO-3: the running one and the next."""
-EAGER_NORM_BYTES = 6.0
+EAGER_NORM_BYTES = 3.0
 """Bytes per value that unfused norms keep besides their inputs; fitted on eager runs."""
 SELECTIVE, ALTERNATE, FULL = (RECOMPUTE.index(k) for k in RECOMPUTE[1:])
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "transient", "reserve")
@@ -82,7 +81,7 @@ class LayerShape:
 
 def layer_shape(model: ModelSpec, recipe: Recipe) -> LayerShape:
     """The average layer of a model under a recipe."""
-    total = dict.fromkeys(
+    total: dict[str, float] = dict.fromkeys(
         ("split", "experts", "replicated", "whole", "sharded", "routed", "scores", "second"), 0.0
     )
     largest = 0.0
@@ -92,7 +91,7 @@ def layer_shape(model: ModelSpec, recipe: Recipe) -> LayerShape:
         values = {
             "split": parts["mixer"] + parts["dense"], "experts": parts["experts"],
             "replicated": parts["norms"], "whole": whole, "sharded": sharded, "routed": routed,
-            "scores": scores, "second": _second(g.mixer, g.ffn),
+            "scores": scores, "second": _second(model.hidden, g.mixer, g.ffn, recipe),
         }  # fmt: skip
         for name, value in values.items():
             total[name] += g.count * value
@@ -114,7 +113,9 @@ def _activations(
     """Bytes per token of one layer: whole, split, routed, and per token and key."""
     mask = 1.0 if recipe.dropout else 0.0
     kept_twice = 0.0 if recipe.compiled else EAGER_NORM_BYTES * hidden
-    whole = kept_twice + 2.0 * 2 * hidden if m.kind != "none" else 2.0 * hidden  # inputs of the norms
+    whole = (
+        kept_twice + 2.0 * 2 * hidden if m.kind != "none" else 2.0 * hidden
+    )  # inputs of the norms
     sharded = routed = scores = 0.0
     if m.kind != "none":
         v_dim = m.v_head_dim or m.head_dim
@@ -141,13 +142,14 @@ def _activations(
     return whole, sharded, routed, scores
 
 
-def _second(m: Mixer, f: FeedForward) -> float:
+def _second(hidden: int, m: Mixer, f: FeedForward, recipe: Recipe) -> float:
     """Bytes per token that alternate recomputation keeps of one layer."""
     v_dim = m.v_head_dim or m.head_dim
     core = 2.0 * m.heads * v_dim
     projections = 2.0 * (m.heads * m.head_dim + m.kv_heads * (m.head_dim + v_dim)) + core
     gates = 2 if f.kind == "gated" else 1
-    return core + 0.5 * (projections + 2.0 * (gates * f.inner + m.heads * v_dim))
+    eager = 0.0 if recipe.compiled else EAGER_NORM_BYTES * hidden
+    return eager + core + 0.5 * (projections + 2.0 * (gates * f.inner + m.heads * v_dim))
 
 
 def layer_activation_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
@@ -210,9 +212,7 @@ def memory_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Ar
     dense, experts = stage_parameters(job, recipe, plans)
     tp = plans.tensor.astype(float)
     ranks = plans.shard.astype(float)
-    expert_ranks = np.maximum(
-        ranks * tp / (plans.expert * plans.expert_tensor), 1.0
-    )
+    expert_ranks = np.maximum(ranks * tp / (plans.expert * plans.expert_tensor), 1.0)
 
     def shared(per_parameter: float, from_stage: int) -> Array:
         split = plans.zero >= from_stage

@@ -83,6 +83,9 @@ class Recipe:
         Whether masks are kept (GPT-2 era recipes).
     compiled : bool
         Whether elementwise kernels are fused (torch.compile, Transformer Engine).
+    fused_exchange : bool
+        Expert dispatch and combine in one kernel each (DeepEP and its successors), near the link's
+        rate, instead of permutations around a library's all-to-all.
     overlap_data, overlap_tensor, overlap_expert : bool
         Whether those collectives run beside compute.
     logit_bytes : float
@@ -105,6 +108,7 @@ class Recipe:
     overlap_data: bool = True
     overlap_tensor: bool = False
     overlap_expert: bool = False
+    fused_exchange: bool = False
     logit_bytes: float = 4.0
     offload: Offload = "none"
     adapters: bool = False
@@ -273,9 +277,7 @@ class Plans:
     @classmethod
     def of(cls, plans: Sequence[TrainingPlan]) -> Plans:
         """Single plans side by side."""
-        columns = {
-            f.name: np.array([getattr(p, f.name) for p in plans]) for f in attrs.fields(cls)
-        }
+        columns = {f.name: np.array([getattr(p, f.name) for p in plans]) for f in attrs.fields(cls)}
         columns["recompute"] = np.array([RECOMPUTE.index(p.recompute) for p in plans])
         columns["schedule"] = np.array([SCHEDULES.index(p.schedule) for p in plans])
         columns["shard"] = np.array([p.shard or p.data * p.context for p in plans])

@@ -293,9 +293,7 @@ def _changes(report: PlanReport, cluster: Cluster | None, limits: SpaceLimits) -
 def explain_why_not(report: PlanReport, plan: TrainingPlan, cluster: Cluster | None) -> str:
     """Why a named plan was not chosen, in one or two sentences."""
     try:
-        other = describe_plan(
-            report.job, report.recipe, report.device, report.count, plan, cluster
-        )
+        other = describe_plan(report.job, report.recipe, report.device, report.count, plan, cluster)
     except InvalidPlan as error:
         return f"{plan.describe()} is not possible: {error}"
     used = sum(other.memory.values())
@@ -326,7 +324,7 @@ def require_fit(report: PlanReport) -> None:
     raise DoesNotFit(
         f"The plan {report.plan.describe()} needs {show_bytes(used)} per device and "
         f"{report.device.name} has {show_bytes(report.usable_bytes)} usable. The largest part is "
-        f"{part} ({show_bytes(report.memory[part])}). Leave --plan out to search for one that fits.",
+        f"{part} ({show_bytes(report.memory[part])}). Leave --plan out to find one that fits.",
         needed_bytes=used, available_bytes=report.usable_bytes,
     )  # fmt: skip
 

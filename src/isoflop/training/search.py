@@ -119,6 +119,7 @@ def search_plans(
     pricer = StepPricer(job=job, recipe=recipe, device=device, cluster=cluster,
                         calibration=calibration)  # type: ignore[arg-type]  # fmt: skip
     plans, needed = plans.take(held), needed[held]
+    pricer.table.prepare(plans)
     bound = bound_s(pricer, plans)
     order = np.argsort(bound, kind="stable")
     seconds = np.full(len(plans), np.inf)

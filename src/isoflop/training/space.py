@@ -1,4 +1,4 @@
-"""The space of plans of a job on a fleet, as arrays, with everything that cannot divide left out."""
+"""The space of plans of a job on a fleet, as arrays, without what cannot divide."""
 
 from __future__ import annotations
 
@@ -64,10 +64,9 @@ def _experts(model: ModelSpec, tp: int, ranks: int, limits: SpaceLimits) -> list
         return [(1, 1)]
     counts = {f.experts for f in moe}
     out = [(1, tp)] if all(f.inner % tp == 0 for f in moe) else []
-    for ep in divisors(min(counts), limits.expert):
-        if ep > 1 and ep % tp == 0 and ranks % ep == 0 and all(c % ep == 0 for c in counts):
-            out.append((ep, 1))
-    return out
+    degrees = divisors(min(counts), limits.expert)[1:]
+    whole = [d for d in degrees if d % tp == 0 and ranks % d == 0]
+    return out + [(d, 1) for d in whole if all(c % d == 0 for c in counts)]
 
 
 def enumerate_plans(job: TrainingJob, count: int, limits: SpaceLimits | None = None) -> Plans:
@@ -97,17 +96,16 @@ def enumerate_plans(job: TrainingJob, count: int, limits: SpaceLimits | None = N
             f"{count} devices: the data degree must divide the batch and the tensor degree the "
             "heads. Change the batch or the number of devices to a multiple of a power of two."
         )
-    table = np.concatenate(blocks)
+    table = np.concatenate(blocks, axis=1)
     names = ("tensor", "pipeline", "context", "data", "expert", "expert_tensor", "micro_batch",
              "virtual", "schedule", "zero", "recompute", "sequence_parallel", "shard")  # fmt: skip
-    columns = {n: np.ascontiguousarray(table[:, i]) for i, n in enumerate(names)}
-    return Plans(**columns)
+    return Plans(**dict(zip(names, table, strict=True)))
 
 
 def _block(
     job: TrainingJob, lim: SpaceLimits, codes: np.ndarray, degrees: tuple[int, int, int, int]
 ) -> list[np.ndarray]:
-    """All plans of one (tensor, pipeline, context, data), as rows."""
+    """All plans of one (tensor, pipeline, context, data), as columns."""
     tp, pp, cp, dp = degrees
     schedules = _schedules(job.model.depth, pp, lim)
     experts = _experts(job.model, tp, tp * cp * dp, lim)
@@ -118,16 +116,17 @@ def _block(
     if local > 1 and (dp * cp) % local == 0 and local < dp * cp:
         shards.append(local)
     sp = [0, 1] if tp > 1 else [0]
-    out = []
     inner = np.array(list(product(zero, codes, sp, shards)), np.int32)
     inner = inner[(inner[:, 0] > 0) | (inner[:, 3] == dp * cp)]
-    for (ep, etp), (v, kind), mb in product(experts, schedules, micro):
-        steps = job.global_batch // (dp * mb)
-        if v > 1 and steps % pp:
-            continue  # interleaving wants whole rounds (Narayanan et al. 2021, section 2.2)
-        head = np.array([tp, pp, cp, dp, ep, etp, mb, v, kind], np.int32)
-        out.append(np.concatenate([np.broadcast_to(head, (len(inner), 9)), inner], axis=1))
-    return out
+    heads = [
+        (tp, pp, cp, dp, ep, etp, mb, v, kind)
+        for (ep, etp), (v, kind), mb in product(experts, schedules, micro)
+        # Interleaving wants whole rounds (Narayanan et al. 2021, section 2.2).
+        if v == 1 or (job.global_batch // (dp * mb)) % pp == 0
+    ]
+    outer = np.array(heads, np.int32).reshape(-1, 9).T
+    both = np.repeat(outer, len(inner), axis=1), np.tile(inner.T, (1, len(heads)))
+    return [np.concatenate(both)]
 
 
 def _schedules(depth: int, pp: int, lim: SpaceLimits) -> list[tuple[int, int]]:
@@ -138,7 +137,5 @@ def _schedules(depth: int, pp: int, lim: SpaceLimits) -> list[tuple[int, int]]:
         # Layers divide over chunks, or do once embedding and head count as one each.
         for layers in {depth, depth + 2}:
             if layers % pp == 0:
-                out += [
-                    (v, INTERLEAVED) for v in divisors(layers // pp, lim.virtual) if v > 1
-                ]
+                out += [(v, INTERLEAVED) for v in divisors(layers // pp, lim.virtual) if v > 1]
     return out

@@ -25,7 +25,15 @@ from ..formats import load_format
 from ..hardware import Accelerator, Cluster
 from .calibration import TrainingCalibration, load_training
 from .compute import ComputeTable, Network
-from .memory import ALTERNATE, FULL, SELECTIVE, layer_shape, micro_batches, stage_layers, stage_parameters
+from .memory import (
+    ALTERNATE,
+    FULL,
+    SELECTIVE,
+    layer_shape,
+    micro_batches,
+    stage_layers,
+    stage_parameters,
+)
 from .plan import SCHEDULES, Plans, Recipe, TrainingJob
 
 PARTS = (
@@ -51,7 +59,8 @@ def network_of(device: Accelerator, cluster: Cluster | None, count: int) -> Netw
     inner = tier_for(device, cluster, min(node, max(count, 2)))
     outer = tier_for(device, cluster, max(node + 1, count))
     return Network(
-        node=node, inner_bytes_per_s=inner.link_bytes_per_s, outer_bytes_per_s=outer.link_bytes_per_s,
+        node=node, inner_bytes_per_s=inner.link_bytes_per_s,
+        outer_bytes_per_s=outer.link_bytes_per_s,
         inner_latency_s=max(inner.latency_s, 1e-6), outer_latency_s=max(outer.latency_s, 3e-6),
         in_switch=inner.in_switch_reduction,
     )  # fmt: skip
@@ -199,9 +208,11 @@ class _Pricing:
         w = trained * (gemm * k["gemm_w"] + c.experts * gemm * k["experts_w"])
         core = attention * k["core"]
         recompute = self.plans.recompute
-        second = 0.5 * gemm * k["gemm_f"] + stream * k["stream_f"] + 0.5 * c.experts * gemm * k[
-            "experts_f"
-        ]
+        second = (
+            0.5 * gemm * k["gemm_f"]
+            + stream * k["stream_f"]
+            + 0.5 * c.experts * gemm * k["experts_f"]
+        )
         again = np.where(recompute == FULL, f, np.where(recompute == SELECTIVE, core, 0.0))
         again = np.where(recompute == ALTERNATE, second, again)
         # Kernels queue up behind the host where they are shorter than their launches.
@@ -279,8 +290,9 @@ class _Pricing:
         width = 2.0 if self.bits > 8 else 1.5
         sent = self.tokens / sp * k * self.shape.hidden * width
         n, c = self.net, self.cal
+        reached = c.exchange_fused if self.r.fused_exchange else c.exchange
         local = np.minimum(n.node, ep) / ep
-        inner = sent * (local - 1.0 / ep) / (n.inner_bytes_per_s * c.exchange)
+        inner = sent * (local - 1.0 / ep) / (n.inner_bytes_per_s * reached)
         outer = sent * (1.0 - local) / (n.outer_bytes_per_s * c.network)
         time = 2.0 * share * (inner + outer + LAUNCH_S)
         if self.r.overlap_expert:
@@ -294,8 +306,8 @@ class _Pricing:
         if not np.any(sharded):
             return np.zeros(len(self.plans)), np.zeros(len(self.plans))
         s, plans = self.shape, self.plans
-        per_layer = s.split / plans.tensor + s.replicated + s.experts / (
-            plans.expert * plans.expert_tensor
+        per_layer = (
+            s.split / plans.tensor + s.replicated + s.experts / (plans.expert * plans.expert_tensor)
         )
         stride = plans.tensor
         gather = self._ring(2.0 * per_layer, plans.shard, stride)
@@ -386,7 +398,7 @@ class _Pricing:
             return time
         host = self.cluster.host if self.cluster else None
         per_node = self.net.node
-        memory = (host.memory_bandwidth_bytes_per_s if host else DEFAULT_HOST_BYTES_PER_S)
+        memory = host.memory_bandwidth_bytes_per_s if host else DEFAULT_HOST_BYTES_PER_S
         link = owned * (self.r.gradient_bytes + 2.0) / self.device.links.host_bytes_per_s
         cpu = owned * per_node * moved / (memory * CPU_ADAM_SHARE)
         time = np.maximum(link, cpu)

@@ -36,8 +36,12 @@ def step_flop(job: TrainingJob, convention: Convention = "model-causal") -> floa
     if convention.startswith("megatron"):
         h, layers = model.hidden, model.depth
         rounds = 96.0 if convention == "megatron-2021" else 72.0
-        return rounds * tokens * layers * h**2 * (
-            1 + s / (6.0 * h) + model.vocab / (16.0 * layers * h)
+        return (
+            rounds
+            * tokens
+            * layers
+            * h**2
+            * (1 + s / (6.0 * h) + model.vocab / (16.0 * layers * h))
         )
     pairs = (s + 1) / 2.0 if convention == "model-causal" else float(s)
     scores = 0.0
