@@ -131,7 +131,7 @@ def training_case(line: int, row: dict[str, str]) -> Case:
     metric, unit = METRICS.get(row["measured_metric"], (row["measured_metric"], 1.0))
     fitted = f"{row['source']}@".startswith(FITTED_SOURCES)  # "@" ends a release's number
     role = "fit" if fitted else "check"
-    case = Case(line=line, source=row["source"].split(" (")[0][:60], metric=metric, role=role,
+    case = Case(line=line, source=row["source"], metric=metric, role=role,
                 measured=number(row["value"]) * unit)  # fmt: skip
     if "THEORETICAL" in row["note"]:
         return evolve(case, reason="a formula, not a measurement")

@@ -48,8 +48,6 @@ OPTIMIZER_PASSES_BYTES = 10.0
 and 16-bit weights written."""
 CPU_ADAM_SHARE = 0.5
 """Share of host memory bandwidth an optimizer on the CPU reaches; estimate."""
-TREE_SIZE = 4.0
-"""Hops of a ring above which libraries switch to trees for latency, in powers of two; estimate."""
 
 
 def network_of(device: Accelerator, cluster: Cluster | None, count: int) -> Network:
@@ -245,12 +243,19 @@ class _Pricing:
         speed = np.where(local, n.inner_bytes_per_s * c.scale_up, across)
         return speed, np.where(local, n.inner_latency_s, n.outer_latency_s)
 
-    def _ring(self, payload: Array, ranks: Array, stride: Array, rounds: float = 1.0) -> Array:
-        """Seconds of `rounds` all-gathers or reduce-scatters of `payload` bytes in full."""
+    def _ring(
+        self, payload: Array, ranks: Array, stride: Array, rounds: float = 1.0, pieces: float = 1.0
+    ) -> Array:
+        """Seconds of `rounds` all-gathers or reduce-scatters of `payload` bytes in full.
+
+        Each is a ring: a hop per rank, most of them inside nodes, in `pieces` of equal size.
+        """
         speed, latency = self._link(ranks, stride)
-        hops = np.minimum(ranks - 1.0, TREE_SIZE * np.log2(np.maximum(ranks, 1)))
-        time = rounds * (payload * (ranks - 1.0) / ranks / speed + latency * hops + LAUNCH_S)
-        return np.where(ranks > 1, time, 0.0)
+        inside = np.clip(self.net.node // np.maximum(stride, 1), 1, np.maximum(ranks, 1))
+        nodes = ranks / inside
+        hops = nodes * latency + (ranks - nodes) * self.net.inner_latency_s
+        moved = payload * (ranks - 1.0) / ranks / speed
+        return np.where(ranks > 1, rounds * (moved + pieces * (hops + LAUNCH_S)), 0.0)
 
     def _tensor(self) -> Array:
         """Two all-reduces per layer, or as many pairs of all-gather and reduce-scatter."""
@@ -279,7 +284,11 @@ class _Pricing:
         return np.where(cp > 1, shown + RING_STEP_S * cp, 0.0)
 
     def _experts(self) -> Array:
-        """Dispatch and combine; tokens for ranks in other nodes leave through one adapter."""
+        """Dispatch and combine: tokens for other nodes leave once per node through one adapter.
+
+        A token whose k experts are spread over g nodes visits (g - 1)(1 - (1 - 1/g)^k) others on
+        average, and is shared out there over the fast links (DeepSeek-V3, section 3.2.2).
+        """
         ep = self.plans.expert
         moe = [g for g in self.job.model.layers if g.ffn.kind == "moe"]
         if not moe or np.all(ep == 1):
@@ -288,12 +297,14 @@ class _Pricing:
         k = np.mean([g.ffn.experts_per_token for g in moe])
         sp = np.where(self.plans.sequence_parallel, self.plans.tensor, 1)
         width = 2.0 if self.bits > 8 else 1.5
-        sent = self.tokens / sp * k * self.shape.hidden * width
+        token = self.tokens / sp * self.shape.hidden * width
         n, c = self.net, self.cal
         reached = c.exchange_fused if self.r.fused_exchange else c.exchange
-        local = np.minimum(n.node, ep) / ep
-        inner = sent * (local - 1.0 / ep) / (n.inner_bytes_per_s * reached)
-        outer = sent * (1.0 - local) / (n.outer_bytes_per_s * c.network)
+        local = np.minimum(n.node, ep)
+        nodes = ep / local
+        inner = token * k * (1.0 - 1.0 / local) / (n.inner_bytes_per_s * reached)
+        visited = (nodes - 1.0) * (1.0 - (1.0 - 1.0 / nodes) ** k)
+        outer = token * visited / (n.outer_bytes_per_s * c.network)
         time = 2.0 * share * (inner + outer + LAUNCH_S)
         if self.r.overlap_expert:
             compute = self.columns["gemm_f"] + self.columns["attention_f"]
@@ -310,8 +321,10 @@ class _Pricing:
             s.split / plans.tensor + s.replicated + s.experts / (plans.expert * plans.expert_tensor)
         )
         stride = plans.tensor
-        gather = self._ring(2.0 * per_layer, plans.shard, stride)
-        scatter = self._ring(self.r.gradient_bytes * per_layer, plans.shard, stride)
+        # Implementations that do not look ahead gather each matrix by itself.
+        pieces = 1.0 if self.r.overlap_data else MATRICES_PER_LAYER
+        gather = self._ring(2.0 * per_layer, plans.shard, stride, 1.0, pieces)
+        scatter = self._ring(self.r.gradient_bytes * per_layer, plans.shard, stride, 1.0, pieces)
         both = gather + scatter
         if self.r.overlap_data:
             hidden = self.cal.contention
@@ -424,6 +437,8 @@ LAUNCH_S = 6e-6
 """Start-up of one collective of a library such as NCCL, between streams; estimate."""
 RING_STEP_S = 2e-5
 """Launches and the merge of partial outputs per step of a ring over contexts; estimate."""
+MATRICES_PER_LAYER = 4.0
+"""Projections of attention and feed-forward that are gathered one by one."""
 OVERLAP_REST = 0.25
 """Share of a tensor-parallel collective that chunked overlap leaves exposed: the first of eight
 chunks and the last; estimate."""
