@@ -49,7 +49,8 @@ class TrainingCalibration:
     contention : float
         Share of hidden communication that slows the compute it runs beside.
     launch : float
-        Host seconds per kernel where launches are not captured; hidden while the device is slower.
+        Host seconds per modelled kernel (each stands for the few small ones around it) where
+        launches are not captured; hidden while the device is slower.
     step : float
         Host and input seconds per step.
     straggler : float
