@@ -112,6 +112,31 @@ def test_boards_with_less_power_run_slower():
     assert slow_clock(load_accelerator("h100-pcie"), calibration) > 1.05
 
 
+@pytest.mark.parametrize("fleet", ["tpu-v5p", "trainium-2", "gaudi-2", "mi300x", "rtx-4090"])
+def test_devices_without_measurements_stay_plausible(fleet):
+    j = job("gpt2", 64, 1024)
+    device = load_accelerator(fleet)
+    pricer = StepPricer(job=j, recipe=Recipe(), device=device)
+    seconds = float(pricer.price(Plans.of([TrainingPlan(zero=0, micro_batch=8)])).seconds[0])
+    share = step_flop(j) / seconds / device.rates.dense_flop_per_s["bf16"]
+    assert 0.1 < share < 0.8
+
+
+def test_experts_leave_once_per_node_and_overlap():
+    j = job("deepseek-v3", 1024, 4096)
+    plan = TrainingPlan(pipeline=8, data=64, expert=32, zero=1)
+    plain, fused, hidden = (
+        float(parts(j, plan, **r).parts["experts"][0])
+        for r in ({}, {"fused_exchange": True}, {"overlap_expert": True})
+    )
+    assert fused < plain
+    assert hidden < plain
+    wide = TrainingPlan(pipeline=8, data=64, expert=64, zero=1)
+    inside = TrainingPlan(pipeline=8, data=64, expert=8, zero=1)
+    times = parts(j, inside, plan, wide).parts["experts"]
+    assert times[0] < times[1] <= times[2] * 1.01
+
+
 def test_goodput_is_young_and_dalys_optimum():
     g = goodput(16384, 405e9)
     # 419 interruptions in 54 days: one every 3.1 hours.

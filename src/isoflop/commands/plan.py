@@ -29,6 +29,7 @@ def plan(
     optimizer: Literal["adam", "adam8bit", "adafactor", "muon", "sgd"] = "adam",
     offload: Literal["none", "cpu", "nvme"] = "none",
     overlap_tensor: Annotated[bool, Parameter(negative=())] = False,
+    overlap_expert: Annotated[bool, Parameter(negative=())] = False,
     emit: str = "",
     json: Annotated[bool, Parameter(negative=())] = False,
     plot: Path | None = None,
@@ -61,6 +62,8 @@ def plan(
         Where optimizer state lives.
     overlap_tensor
         Tensor-parallel collectives overlap with products.
+    overlap_expert
+        The exchange of tokens between experts overlaps with compute.
     emit
         Print the plan's settings for megatron, torchtitan or deepspeed, and nothing else.
     json
@@ -76,7 +79,7 @@ def plan(
     job = _job(model, tokens, batch, global_batch, seq)
     recipe = Recipe(
         format=_format(weights), optimizer=optimizer, offload=offload,
-        overlap_tensor=overlap_tensor,
+        overlap_tensor=overlap_tensor, overlap_expert=overlap_expert, fused_exchange=True,
     )  # fmt: skip
     if layout:
         chosen = fill_data(parse_training_plan(layout), count)

@@ -6,6 +6,7 @@ a space of millions of plans needs the kernel models at some hundred shapes only
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,15 +32,41 @@ COLUMNS = (
 and embedding; `core` is what selective recomputation repeats; kernels and FLOP are counts."""
 
 
+GEMM_SHARE, ATTENTION_SHARE, MEMORY_SHARE = 0.75, 0.5, 0.85
+"""Shares of peak on devices without a tile model; estimates, no such device was measured."""
+
+
 class TrainingTimer(KernelTimer):
     """Kernel times of training libraries, which choose among tiles for every operand format."""
 
     def _parameters(self, table: dict[str, Any], fmt: NumberFormat, rate_name: str) -> Any:
         return table.get("bf16") or next(iter(table.values()))
 
+    @cached_property
+    def _untiled(self) -> bool:
+        """Few large arrays (TPU, systolic): the tile models of GPUs do not hold."""
+        return self.device.kind in ("tpu", "npu", "systolic")
+
+    def _gemm(self, op: Operator, batch: Batch) -> Array:
+        return self._roofline(op, batch, GEMM_SHARE) if self._untiled else super()._gemm(op, batch)
+
+    def _prefill(self, op: Operator, batch: Batch) -> Array:
+        if self._untiled:
+            return self._roofline(op, batch, ATTENTION_SHARE)
+        return super()._prefill(op, batch)
+
+    def _roofline(self, op: Operator, batch: Batch, share: float) -> Array:
+        """The larger of the time of the FLOP and of the bytes, at estimated shares of peak."""
+        rate = self._rate(op.rate)[0] if op.rate is not None else self.shape.bf16_flop_per_s
+        moved = linear(op.read, batch) + linear(op.written, batch)
+        memory = moved / (MEMORY_SHARE * self.shape.bandwidth_bytes_per_s)
+        return np.maximum(linear(op.flop, batch) / (rate * share), memory)
+
     def _moe(self, op: Operator, batch: Batch) -> Array:
         """Grouped products over balanced experts: rows of all local experts, weights of each."""
         s = op.shape
+        if self._untiled:
+            return self._roofline(op, batch, GEMM_SHARE)
         assert isinstance(s, MoeShape)
         assert op.weight_format is not None
         rate, name = self._rate(op.weight_format)

@@ -287,6 +287,9 @@ def _changes(report: PlanReport, cluster: Cluster | None, limits: SpaceLimits) -
     if not recipe.overlap_tensor:
         attempt("overlap tensor-parallel communication",
                 evolve(recipe, overlap_tensor=True), device, cluster, job)  # fmt: skip
+    if not recipe.overlap_expert and any(g.ffn.kind == "moe" for g in job.model.layers):
+        attempt("overlap the expert exchange",
+                evolve(recipe, overlap_expert=True), device, cluster, job)  # fmt: skip
     return sorted(tried, key=lambda c: -c.gain)
 
 
