@@ -17,7 +17,7 @@ from ..training.utilization import step_flop
 from .case import Case, Prediction
 from .training_rows import TrainingQuestion
 
-MEMORY_SIGMA = 0.04
+MEMORY_SIGMA = 0.05
 """Spread of log(measured / predicted) of peak memory on the fitted rows."""
 UNMEASURED_SIGMA = 0.2
 """Spread on a device family without a calibration of its own."""

@@ -46,6 +46,8 @@ class TrainingCalibration:
         Share of it that exchanges of tokens between experts reach.
     exchange_fused : float
         The same where one kernel dispatches and permutes.
+    overlap_rest : float
+        Share of a tensor-parallel collective that chunked overlap leaves exposed.
     contention : float
         Share of hidden communication that slows the compute it runs beside.
     launch : float
@@ -77,6 +79,7 @@ class TrainingCalibration:
     network: float = 0.8
     exchange: float = 0.7
     exchange_fused: float = 0.85
+    overlap_rest: float = 0.25
     contention: float = 0.1
     launch: float = 8e-6
     step: float = 2e-3

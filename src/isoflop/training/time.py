@@ -264,9 +264,10 @@ class _Pricing:
         payload = 2.0 * self.tokens * self.shape.hidden
         time = self._ring(payload, tp, np.ones_like(tp), 2.0 * reductions)
         if self.r.overlap_tensor:
-            # Chunks of the product hide all but the first and last chunk of eight.
+            # Chunks of the product hide all but the first and last chunk.
             compute = self.cal.gemm * self.columns["gemm_f"]
-            time = np.maximum(time - compute * (1 - OVERLAP_REST), time * OVERLAP_REST)
+            rest = self.cal.overlap_rest
+            time = np.maximum(time - compute * (1 - rest), time * rest)
         return time
 
     def _context(self) -> Array:
@@ -439,9 +440,6 @@ RING_STEP_S = 2e-5
 """Launches and the merge of partial outputs per step of a ring over contexts; estimate."""
 MATRICES_PER_LAYER = 4.0
 """Projections of attention and feed-forward that are gathered one by one."""
-OVERLAP_REST = 0.25
-"""Share of a tensor-parallel collective that chunked overlap leaves exposed: the first of eight
-chunks and the last; estimate."""
 TRANSFER_REST = 0.25
 """Share of interleaved stage transfers that waits; estimate."""
 DEFAULT_HOST_BYTES_PER_S = 400e9
