@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from ..training.plan import TrainingJob
+    from ..training.plan import Recipe, TrainingJob
     from ..training.report import PlanReport
 
 DEFAULT_SEQUENCE = 4096
@@ -71,27 +71,13 @@ def plan(
     plot
         Write a chart: .svg, .png or .html.
     """
-    from ..hardware import load_fleet
-    from ..training.plan import Recipe, fill_data, parse_training_plan
-    from ..training.report import describe_plan, explain_why_not, plan_run, require_fit
+    from ..training.plan import Recipe
 
-    device, count, cluster = load_fleet(on)
-    job = _job(model, tokens, batch, global_batch, seq)
     recipe = Recipe(
         format=_format(weights), optimizer=optimizer, offload=offload,
         overlap_tensor=overlap_tensor, overlap_expert=overlap_expert, fused_exchange=True,
     )  # fmt: skip
-    if layout:
-        chosen = fill_data(parse_training_plan(layout), count)
-        report = describe_plan(job, recipe, device, count, chosen, cluster)
-        require_fit(report)
-    else:
-        report = plan_run(job, recipe, device, count, cluster)
-    if why_not:
-        from attrs import evolve
-
-        asked = fill_data(parse_training_plan(why_not), count)
-        report = evolve(report, why_not=explain_why_not(report, asked, cluster))
+    report = _report(_job(model, tokens, batch, global_batch, seq), recipe, on, layout, why_not)
     _answer(report, emit, json)
     if plot is not None:
         from ..plots.chart import save
@@ -100,6 +86,27 @@ def plan(
         save(chart(report), plot)
         if not (json or emit):
             print(f"Chart written to {plot}.")
+
+
+def _report(job: TrainingJob, recipe: Recipe, on: str, layout: str, why_not: str) -> PlanReport:
+    """The named plan priced, or the best one searched for."""
+    from attrs import evolve
+
+    from ..hardware import load_fleet
+    from ..training.plan import fill_data, parse_training_plan
+    from ..training.report import describe_plan, explain_why_not, plan_run, require_fit
+
+    device, count, cluster = load_fleet(on)
+    if layout:
+        chosen = fill_data(parse_training_plan(layout), count)
+        report = describe_plan(job, recipe, device, count, chosen, cluster)
+        require_fit(report)
+    else:
+        report = plan_run(job, recipe, device, count, cluster)
+    if why_not:
+        asked = fill_data(parse_training_plan(why_not), count)
+        report = evolve(report, why_not=explain_why_not(report, asked, cluster))
+    return report
 
 
 def _format(name: str) -> str:

@@ -47,7 +47,8 @@ class TrainingCalibration:
     exchange_fused : float
         The same where one kernel dispatches and permutes.
     overlap_rest : float
-        Share of a tensor-parallel collective that chunked overlap leaves exposed.
+        Share of a tensor-parallel collective that chunked overlap leaves exposed: the first and
+        last of eight chunks. Not fitted: the measurements do not identify it.
     contention : float
         Share of hidden communication that slows the compute it runs beside.
     launch : float
