@@ -39,6 +39,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "isoflop.commands.laws:app",
         "List, show and compare published scaling laws, and reproduce them from public runs.",
     ),
+    "plan": (
+        "isoflop.commands.plan:plan",
+        "The fastest training plan that fits a fleet, its time, price and risk, and what helps.",
+    ),
     "validate": (
         "isoflop.commands.validate:validate",
         "Predict every row of a measurement file and report the error by source.",

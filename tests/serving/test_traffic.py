@@ -74,3 +74,9 @@ def test_diurnal_traffic_swings():
     busy = np.mean((phase > 0.0) & (phase < 0.5))
     # Integral of 1 + 0.8 sin over the first half: 0.5 + 0.8 / pi.
     assert busy == pytest.approx(0.5 + 0.8 / np.pi, abs=0.02)
+
+
+def test_demo_trace_is_what_its_formula_gives():
+    from isoflop.serving.demo import demo_file, demo_trace
+
+    assert demo_file().read_text() == demo_trace()

@@ -19,7 +19,8 @@ class Traffic:
 
     traffic: Path | None = None
     """Trace: Azure CSV, Mooncake JSONL, plain CSV (arrival_s, prompt_tokens, output_tokens) or an
-    engine's benchmark log. Without one, requests are generated."""
+    engine's benchmark log; `demo` is the project's generated example. Without one, requests are
+    generated."""
 
     rate: float | None = None
     """Requests per second; a trace is sped up or slowed down to it, its shape kept."""
@@ -66,7 +67,10 @@ class Traffic:
             raise InvalidInput(f"The number of requests is {self.requests}; it must be 0 (all) "
                                "or more.")  # fmt: skip
         if self.traffic is not None:
-            trace = read_trace(self.traffic)
+            from ..serving.demo import demo_file
+
+            path = demo_file() if str(self.traffic) == "demo" else self.traffic
+            trace = read_trace(path)
             if self.requests and "requests" in self._given():
                 trace = trace.head(self.requests)
             return trace.at_rate(self.rate) if self.rate is not None else trace

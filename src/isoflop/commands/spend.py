@@ -53,7 +53,8 @@ def spend(
     served = parse_tokens(inference_tokens, "number of served tokens")
     given = {"unique_tokens": parse_tokens(unique_tokens, "number of unique tokens")}
     given = {k: v for k, v in given.items() if v}
-    found = decide(believed, amount.flop, inference_tokens=served, force=force, **given)  # pyright: ignore[reportArgumentType]
+    more: dict[str, Any] = dict(given)
+    found = decide(believed, amount.flop, inference_tokens=served, force=force, **more)
     ends = {}
     if amount.low_flop != amount.high_flop:
         ends = {

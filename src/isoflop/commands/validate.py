@@ -23,8 +23,8 @@ def validate(
     Parameters
     ----------
     file
-        CSV (serving or silicon schema) or an operator table in Parquet; default: the published
-        figures of the project's own catalog.
+        CSV (serving, silicon or training schema) or an operator table in Parquet; default: the
+        published figures of the project's own catalog.
     metric
         Only rows of one metric, such as tpot_s.
     role

@@ -190,10 +190,12 @@ class KernelTimer:
         rows, back = np.unique(linear(shape.rows, batch), return_inverse=True)
         matched = name in ("fp8", "fp4", "fp6", "int8")
         act = min(fmt.bytes_per_value, 2.0) if matched else 2.0
+        m, n, k = rows, float(shape.n * shape.batch), float(shape.k)
+        if shape.over_rows:
+            m, n, k = n * (rows > 0), k, np.maximum(rows, 1.0)
         seconds = gemm_time_s(
-            p, self.shape, rows, float(shape.n * shape.batch), float(shape.k),
-            rate_flop_per_s=rate, weight_bytes_per_value=fmt.bytes_per_value,
-            activation_bytes_per_value=act,
+            p, self.shape, m, n, k, rate_flop_per_s=rate,
+            weight_bytes_per_value=fmt.bytes_per_value, activation_bytes_per_value=act,
         )  # fmt: skip
         return seconds[back].reshape(batch.shape)
 
@@ -201,7 +203,7 @@ class KernelTimer:
         shape = op.shape
         assert isinstance(shape, AttentionShape)
         share = shape.token_share
-        return prefill_time_s(
+        return shape.work * prefill_time_s(
             self.calibration.prefill, self.shape, batch=batch.prefill_sequences,
             queries=batch.prefill_tokens * share, prior=batch.prefill_prior * share,
             heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim,

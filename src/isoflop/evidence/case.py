@@ -52,6 +52,8 @@ class Case:
     mode: Literal["closed", "static", "single", "capacity"] = "closed"
     utilization: float = 0.9
     replicas: float = 1.0
+    training: object | None = None
+    """A training row's question (`training_rows.TrainingQuestion`); None for serving."""
     running: float | None = None
     """Mean running batch, where the source states it."""
 

@@ -22,6 +22,7 @@ from ..plans import Plan
 from ..serving.instance import InstanceTables
 from ..serving.steady import SteadyState
 from .case import Case, Prediction
+from .training_predict import TrainingPredictor
 
 SEQUENCE_METRICS = ("tpot_s", "ttft_s", "output_tokens_per_s", "tokens_per_s_per_device")
 MOST_SEQUENCES = 1024.0
@@ -45,9 +46,12 @@ def predict_cases(
     """A prediction, or a reason why not, for every case, in order."""
     results: list[Prediction | None] = [None] * len(cases)
     groups: dict[tuple, list[int]] = defaultdict(list)
+    trainer = TrainingPredictor()
     for i, case in enumerate(cases):
         if case.reason:
             results[i] = Prediction(case=case, reason=case.reason)
+        elif case.training is not None:
+            results[i] = trainer.predict(case)
         else:
             groups[case.model, case.device, case.engine, case.plan].append(i)
     for (model, device, engine, plan), members in groups.items():

@@ -10,10 +10,18 @@ from ..errors import InvalidInput
 from .case import Case
 from .serving_rows import SERVING_COLUMNS, serving_case
 from .silicon_rows import SILICON_COLUMNS, silicon_cases
+from .training_rows import (
+    SINGLE_NODE_COLUMNS,
+    TRAINING_COLUMNS,
+    single_node_case,
+    training_case,
+)
 
 _SCHEMAS: tuple[tuple[str, frozenset[str], Callable[[int, dict[str, str]], list[Case]]], ...] = (
     ("silicon", SILICON_COLUMNS, silicon_cases),
     ("serving", SERVING_COLUMNS, lambda line, row: [serving_case(line, row)]),
+    ("training", TRAINING_COLUMNS, lambda line, row: [training_case(line, row)]),
+    ("single-node training", SINGLE_NODE_COLUMNS, lambda line, row: [single_node_case(line, row)]),
 )
 
 

@@ -45,6 +45,8 @@ class AttentionShape:
     v_head_dim: int
     window: int = 0
     causal: bool = True
+    work: float = 1.0
+    """Products per product of the forward pass (2.5 in its backward, FlashAttention section 3)."""
     token_share: float = 1.0
     """Share of the tokens this layer sees (mixture of depths) or this rank holds (context)."""
 

@@ -1,0 +1,233 @@
+"""`isoflop plan MODEL --on 512xh100-sxm`: how to lay out a training run, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from ..training.plan import Recipe, TrainingJob
+    from ..training.report import PlanReport
+
+DEFAULT_SEQUENCE = 4096
+DEFAULT_BATCH_TOKENS = 4_194_304
+
+
+def plan(
+    model: str,
+    *,
+    on: str,
+    tokens: str = "",
+    batch: str = "",
+    global_batch: int | None = None,
+    seq: int | None = None,
+    layout: Annotated[str, Parameter(name="--plan")] = "",
+    why_not: str = "",
+    weights: Annotated[str, Parameter(name="--format")] = "bf16",
+    optimizer: Literal["adam", "adam8bit", "adafactor", "muon", "sgd"] = "adam",
+    offload: Literal["none", "cpu", "nvme"] = "none",
+    overlap_tensor: Annotated[bool, Parameter(negative=())] = False,
+    overlap_expert: Annotated[bool, Parameter(negative=())] = False,
+    emit: str = "",
+    json: Annotated[bool, Parameter(negative=())] = False,
+    plot: Path | None = None,
+) -> None:
+    """Find the fastest training plan that fits, what bounds it, its cost and what would help.
+
+    Parameters
+    ----------
+    model
+        Catalog id or alias, or a Hugging Face config.json.
+    on
+        Fleet: 512xh100-sxm, 1024xdgx-h100.
+    tokens
+        Tokens of the run, such as 2T: adds days, dollars and energy.
+    batch
+        Tokens per step, such as 4M; default 4,194,304.
+    global_batch
+        Sequences per step, instead of batch.
+    seq
+        Tokens per sequence; default 4096, or the model's limit where that is less.
+    layout
+        Price this plan instead of searching: tp8,pp4,vpp2,mb1,zero1,sp,full; dp fills the fleet.
+    why_not
+        Say why this plan was not chosen.
+    weights
+        Operand format of the linear layers: bf16, fp16, fp8, mxfp8-e4m3, nvfp4.
+    optimizer
+        Decides the bytes of state per parameter.
+    offload
+        Where optimizer state lives.
+    overlap_tensor
+        Tensor-parallel collectives overlap with products.
+    overlap_expert
+        The exchange of tokens between experts overlaps with compute.
+    emit
+        Print the plan's settings for megatron, torchtitan or deepspeed, and nothing else.
+    json
+        Print JSON.
+    plot
+        Write a chart: .svg, .png or .html.
+    """
+    from ..training.plan import Recipe
+
+    recipe = Recipe(
+        format=_format(weights), optimizer=optimizer, offload=offload,
+        overlap_tensor=overlap_tensor, overlap_expert=overlap_expert, fused_exchange=True,
+    )  # fmt: skip
+    report = _report(_job(model, tokens, batch, global_batch, seq), recipe, on, layout, why_not)
+    _answer(report, emit, json)
+    if plot is not None:
+        from ..plots.chart import save
+        from ..plots.training import chart
+
+        save(chart(report), plot)
+        if not (json or emit):
+            print(f"Chart written to {plot}.")
+
+
+def _report(job: TrainingJob, recipe: Recipe, on: str, layout: str, why_not: str) -> PlanReport:
+    """The named plan priced, or the best one searched for."""
+    from attrs import evolve
+
+    from ..hardware import load_fleet
+    from ..training.plan import fill_data, parse_training_plan
+    from ..training.report import describe_plan, explain_why_not, plan_run, require_fit
+
+    device, count, cluster = load_fleet(on)
+    if layout:
+        chosen = fill_data(parse_training_plan(layout), count)
+        report = describe_plan(job, recipe, device, count, chosen, cluster)
+        require_fit(report)
+    else:
+        report = plan_run(job, recipe, device, count, cluster)
+    if why_not:
+        asked = fill_data(parse_training_plan(why_not), count)
+        report = evolve(report, why_not=explain_why_not(report, asked, cluster))
+    return report
+
+
+def _format(name: str) -> str:
+    from ..formats import load_format
+
+    return load_format(name).id
+
+
+def _job(
+    model: str, tokens: str, batch: str, global_batch: int | None, seq: int | None
+) -> TrainingJob:
+    from ..errors import InvalidInput
+    from ..models import load_model
+    from ..training.plan import TrainingJob
+    from ..units import parse
+
+    spec = load_model(model)
+    length = seq if seq is not None else min(DEFAULT_SEQUENCE, spec.max_context)
+    if length < 1:
+        raise InvalidInput(f"The sequence length is {length}; it must be at least 1.")
+    if batch and global_batch is not None:
+        raise InvalidInput("Give --batch in tokens or --global-batch in sequences, not both.")
+    if global_batch is None:
+        wanted = parse(batch, "tokens", "batch") if batch else float(DEFAULT_BATCH_TOKENS)
+        global_batch = max(1, round(wanted / length))
+    run = parse(tokens, "tokens", "tokens") if tokens else 0.0
+    return TrainingJob(model=spec, global_batch=global_batch, sequence_tokens=length, tokens=run)
+
+
+def _answer(report: PlanReport, framework: str, json: bool) -> None:
+    if framework:
+        from ..training.emit import emit
+
+        print(emit(framework, report.job, report.recipe, report.plan))
+    elif json:
+        from ._output import print_json
+
+        print_json(report.as_dict())
+    else:
+        _print(report)
+
+
+def _print(report: PlanReport) -> None:
+    from ..units import show_bytes, show_count, show_s
+    from ._output import console
+
+    out = console()
+    job, r = report.job, report
+    out.print(
+        f"[bold]{job.model.name}[/bold] on {r.count} x {r.device.name}: "
+        f"{job.global_batch} sequences of {job.sequence_tokens} tokens a step "
+        f"({show_count(job.step_tokens)} tokens), {r.recipe.format}, {r.recipe.optimizer}"
+    )
+    low, high = (r.step_s * f for f in (1 / _spread(r), _spread(r)))
+    out.print(
+        f"Plan [bold]{r.plan.describe()}[/bold]: {show_s(r.step_s)} a step "
+        f"(90% between {show_s(low)} and {show_s(high)}), {show_count(r.tokens_per_s)} tokens/s"
+    )
+    out.print(
+        f"MFU {r.model_flop_utilization:.1%} (3 x forward, causal attention at half), "
+        f"HFU {r.hardware_flop_utilization:.1%} (recomputation counted), of the 16-bit dense rate"
+    )
+    _print_run(report, out)
+    used = sum(r.memory.values())
+    out.print(f"\nMemory  {show_bytes(used)} of {show_bytes(r.usable_bytes)} usable a device")
+    for name, value in sorted(r.memory.items(), key=lambda kv: -kv[1]):
+        if value > 0:
+            out.print(f"  {name:12s} {_bar(value / r.usable_bytes)} {show_bytes(value)}")
+    out.print(f"\nStep  bound by {r.bound}")
+    for row in r.rows():
+        out.print(f"  {row['part']:12s} {_bar(row['share'])} {show_s(row['seconds'])}")
+    _print_more(report, out)
+
+
+def _spread(r: PlanReport) -> float:
+    import math
+
+    from ..cost.interval import Z90
+
+    return math.exp(Z90 * r.sigma)
+
+
+def _bar(share: float) -> str:
+    width = 40
+    return ("#" * max(1, round(min(share, 1.0) * width))).ljust(width)
+
+
+def _print_run(r: PlanReport, out) -> None:
+    from ..units import show_count, show_s
+
+    if r.days is None:
+        return
+    usd = f", {r.usd:,.0f} USD at the catalog's on-demand price" if r.usd else ""
+    energy = f", {r.energy_joules / 3.6e9:,.0f} MWh in the devices" if r.energy_joules else ""
+    g = r.goodput
+    out.print(f"{show_count(r.job.tokens)} tokens: [bold]{r.days:.1f} days[/bold]{usd}{energy}")
+    out.print(
+        f"Goodput {g.useful:.1%}: a failure every {show_s(g.between_failures_s)} at the rate of "
+        f"Llama 3's 16,384 H100, a checkpoint every {show_s(g.interval_s)} (Young and Daly)"
+    )
+
+
+def _print_more(r: PlanReport, out) -> None:
+    from ..units import show_s
+
+    if r.changes:
+        out.print("\nWhat would help most")
+        for c in r.changes:
+            out.print(f"  {c.name}: {c.gain:+.1%} speed with {c.plan}")
+    if r.runner_up is not None:
+        out.print(
+            f"\nRunner-up with another layout: {r.runner_up.describe()}, "
+            f"{show_s(r.runner_up_s)} a step ({r.runner_up_s / r.step_s - 1:+.1%})"
+        )
+    if r.why_not:
+        out.print(f"\nWhy not: {r.why_not}")
+    if r.search is not None:
+        s = r.search
+        out.print(
+            f"\n{s.considered:,} plans in {show_s(s.elapsed_s)}: {s.too_large:,} too large, "
+            f"{s.outbid:,} ruled out by a bound, {s.priced:,} priced"
+        )
+    if not r.measured_family:
+        out.print("No training run of this device family was measured: take the figures as rough.")

@@ -1,0 +1,107 @@
+"""Fitted parameters of training steps: what the kernel and network models leave out.
+
+One TOML per device family in `data/calibrations/training-<family>.toml`, fitted by
+`tools/calibrate_training.py` on whole sources; a family without its own takes the one it descends
+from.
+"""
+
+from __future__ import annotations
+
+from attrs import field, frozen
+
+from .. import catalog
+from ..cost.kernels.calibration import BORROWED, DEFAULT
+from ..provenance import Source
+
+
+@frozen(kw_only=True)
+class TrainingCalibration:
+    """Fitted parameters of one family.
+
+    Attributes
+    ----------
+    gemm, gemm_fp8, gemm_fp4 : float
+        Factor on the time of products by operand width.
+    attention : float
+        Factor on fused attention, forward.
+    attention_backward : float
+        Further factor on its backward pass, whose kernels reach a smaller share of peak.
+    attention_older : float
+        Factor on fused kernels not written for the family (FlashAttention-2 on Hopper).
+    stream : float
+        Factor on elementwise kernels where they are fused; `eager` multiplies it where not.
+    stream_backward : float
+        Further factor on their backward pass.
+    watts_per_flop_per_s : float
+        Board power per dense 16-bit rate at which the family's fitted devices hold their clocks;
+        0 where unknown.
+    power_exponent : float
+        Clocks of boards with less power per rate fall as their share to this power.
+    eager : float
+    experts : float
+        Factor on grouped products of routed experts.
+    scale_up, network : float
+        Share of link bandwidth that collectives reach inside a node and between nodes.
+    exchange : float
+        Share of it that exchanges of tokens between experts reach.
+    exchange_fused : float
+        The same where one kernel dispatches and permutes.
+    overlap_rest : float
+        Share of a tensor-parallel collective that chunked overlap leaves exposed: the first and
+        last of eight chunks. Not fitted: the measurements do not identify it.
+    contention : float
+        Share of hidden communication that slows the compute it runs beside.
+    launch : float
+        Host seconds per modelled kernel (each stands for the few small ones around it) where
+        launches are not captured; hidden while the device is slower.
+    step : float
+        Host and input seconds per step.
+    straggler : float
+        Slow-down per doubling of the nodes.
+    sigma : float
+        Standard deviation of log(measured / predicted) over the fitted sources.
+    """
+
+    id: str
+    family: str
+    gemm: float = 1.0
+    gemm_fp8: float = 1.2
+    gemm_fp4: float = 1.5
+    attention: float = 1.0
+    attention_backward: float = 1.2
+    stream: float = 1.0
+    eager: float = 1.3
+    stream_backward: float = 1.0
+    attention_older: float = 1.0
+    watts_per_flop_per_s: float = field(default=0.0, metadata={"plain": True})
+    power_exponent: float = 0.4
+    experts: float = 1.2
+    scale_up: float = 0.75
+    network: float = 0.8
+    exchange: float = 0.7
+    exchange_fused: float = 0.85
+    overlap_rest: float = 0.25
+    contention: float = 0.1
+    launch: float = 8e-6
+    step: float = 2e-3
+    straggler: float = 0.005
+    sigma: float = 0.1
+    fitted_on: str = ""
+    rows: int = 0
+    source: str
+    note: str = ""
+    sources: dict[str, Source] = field(factory=dict)
+
+
+def load_training(family: str) -> tuple[TrainingCalibration, bool]:
+    """The calibration of a family, and whether it is its own."""
+    known = catalog.paths("calibrations")
+    for name in (family, BORROWED.get(family, DEFAULT), DEFAULT):
+        if f"training-{name}" in known:
+            entry = catalog.load(
+                "calibrations", f"training-{name}", TrainingCalibration, "calibration"
+            )
+            return entry, name == family
+    return TrainingCalibration(
+        id="training-none", family=family, source="estimate", note="nothing fitted yet"
+    ), False

@@ -1,0 +1,112 @@
+"""Settings of a plan for the frameworks that run it: Megatron-LM, torchtitan, DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+
+from ..errors import InvalidInput
+from .plan import Recipe, TrainingJob, TrainingPlan
+
+FRAMEWORKS = ("megatron", "torchtitan", "deepspeed")
+
+
+def emit(framework: str, job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
+    """Settings as the framework reads them: arguments, TOML or JSON.
+
+    Raises
+    ------
+    InvalidInput
+        If the framework is not one of FRAMEWORKS, or has no setting for a part of the plan.
+    """
+    writers = {"megatron": _megatron, "torchtitan": _torchtitan, "deepspeed": _deepspeed}
+    if framework not in writers:
+        raise InvalidInput(
+            f"The framework is '{framework}'; settings exist for {', '.join(FRAMEWORKS)}."
+        )
+    return writers[framework](job, recipe, plan)
+
+
+def _megatron(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
+    """Command-line arguments of Megatron-LM's pretrain scripts."""
+    if plan.schedule not in ("1f1b", "interleaved"):
+        raise InvalidInput(
+            f"Megatron-LM runs 1F1B and interleaved schedules, not {plan.schedule}; name a plan "
+            "with one of them."
+        )
+    args = [
+        f"--tensor-model-parallel-size {plan.tensor}",
+        f"--pipeline-model-parallel-size {plan.pipeline}",
+        f"--context-parallel-size {plan.context}",
+        f"--micro-batch-size {plan.micro_batch}",
+        f"--global-batch-size {job.global_batch}",
+        f"--seq-length {job.sequence_tokens}",
+    ]
+    if plan.expert > 1:
+        args += [f"--expert-model-parallel-size {plan.expert}",
+                 f"--expert-tensor-parallel-size {plan.expert_tensor}"]  # fmt: skip
+    if plan.virtual > 1:
+        per = -(-job.model.depth // (plan.pipeline * plan.virtual))
+        args.append(f"--num-layers-per-virtual-pipeline-stage {per}")
+    if plan.sequence_parallel:
+        args.append("--sequence-parallel")
+    if plan.zero in (1, 2):
+        args.append("--use-distributed-optimizer")
+        args += ["--overlap-grad-reduce", "--overlap-param-gather"] if recipe.overlap_data else []
+    elif plan.zero == 3:
+        args += ["--use-torch-fsdp2"]
+    if plan.recompute == "full":
+        args += ["--recompute-granularity full", "--recompute-method uniform",
+                 "--recompute-num-layers 1"]  # fmt: skip
+    elif plan.recompute in ("selective", "alternate"):
+        args.append("--recompute-granularity selective")
+    args.append("--fp8-format e4m3" if "fp8" in recipe.format else f"--{recipe.format}")
+    args += ["--tp-comm-overlap"] if recipe.overlap_tensor and plan.tensor > 1 else []
+    return " \\\n  ".join(args)
+
+
+def _torchtitan(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
+    """A torchtitan job file."""
+    names = {"1f1b": "1F1B", "interleaved": "Interleaved1F1B", "gpipe": "GPipe",
+             "zero-bubble": "ZBVZeroBubble", "dualpipe": "DualPipeV"}  # fmt: skip
+    sharded = plan.zero == 3
+    shard = plan.shard or plan.data * plan.context
+    shard = max(1, shard // plan.context) if sharded else 1
+    mode = {"none": "none", "full": "full"}.get(plan.recompute, "selective")
+    lines = [
+        "[training]",
+        f"local_batch_size = {job.global_batch // plan.data}",
+        f"seq_len = {job.sequence_tokens}",
+        "", "[parallelism]",
+        f"data_parallel_replicate_degree = {plan.data // shard}",
+        f"data_parallel_shard_degree = {shard}",
+        f"tensor_parallel_degree = {plan.tensor}",
+        f"context_parallel_degree = {plan.context}",
+        f"pipeline_parallel_degree = {plan.pipeline}",
+    ]  # fmt: skip
+    if plan.pipeline > 1:
+        lines += [f'pipeline_parallel_schedule = "{names[plan.schedule]}"',
+                  f"pipeline_parallel_microbatch_size = {plan.micro_batch}"]  # fmt: skip
+    if plan.expert > 1:
+        lines.append(f"expert_parallel_degree = {plan.expert}")
+    lines += ["", "[activation_checkpoint]", f'mode = "{mode}"']
+    lines += ['selective_ac_option = "op"'] if mode == "selective" else []
+    lines += ["", "[compile]", f"enable = {str(recipe.compiled).lower()}"]
+    return "\n".join(lines) + "\n"
+
+
+def _deepspeed(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
+    """A DeepSpeed configuration; tensor and pipeline degrees are set where the model is built."""
+    zero: dict[str, object] = {"stage": plan.zero, "overlap_comm": recipe.overlap_data}
+    if plan.shard and plan.zero == 3:
+        zero["zero_hpz_partition_size"] = plan.shard
+    if recipe.offload != "none":
+        zero["offload_optimizer"] = {"device": recipe.offload, "pin_memory": True}
+    steps = job.global_batch // (plan.data * plan.micro_batch)
+    config: dict[str, object] = {
+        "train_batch_size": job.global_batch,
+        "train_micro_batch_size_per_gpu": plan.micro_batch,
+        "gradient_accumulation_steps": steps,
+        "zero_optimization": zero,
+        "fp16" if recipe.format == "fp16" else "bf16": {"enabled": True},
+    }
+    return json.dumps(config, indent=2) + "\n"

@@ -1,0 +1,302 @@
+"""What a training run is: the job, the recipe all its plans share, and one plan or many as arrays.
+
+`Plans` holds any number of plans as one integer array per degree, so memory, time and search are
+array arithmetic; `TrainingPlan` is one of them, for people.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import attrs
+import numpy as np
+from attrs import evolve, frozen
+
+from ..cost.features import Array
+from ..errors import InvalidInput, InvalidPlan
+from ..formats import load_format
+from ..models import ModelSpec
+
+Schedule = Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "dualpipe"]
+Recompute = Literal["none", "selective", "alternate", "full"]
+Offload = Literal["none", "cpu", "nvme"]
+Optimizer = Literal["adam", "adam8bit", "adafactor", "muon", "sgd"]
+SCHEDULES = get_args(Schedule)
+RECOMPUTE = get_args(Recompute)
+"""none; selective: the attention core (Korthikanti et al. 2022); alternate: everything but
+attention's output and every second product's (torchtitan's per-operator option); full: layers."""
+
+OPTIMIZER_BYTES = {"adam": 8.0, "adam8bit": 2.0, "adafactor": 0.0, "muon": 4.0, "sgd": 4.0}
+"""State bytes per parameter besides the master weight: two fp32 moments; two 8-bit moments
+(Dettmers et al. 2022; block scales under 0.1% left out); factored moments, which are vectors
+(Shazeer and Stern 2018); one fp32 momentum (Muon, SGD)."""
+
+
+@frozen(kw_only=True)
+class TrainingJob:
+    """What is to be trained.
+
+    Attributes
+    ----------
+    global_batch : int
+        Sequences per optimizer step.
+    sequence_tokens : int
+    tokens : float
+        Tokens of the whole run; 0 where only the step matters.
+    """
+
+    model: ModelSpec
+    global_batch: int
+    sequence_tokens: int
+    tokens: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("global_batch", "sequence_tokens"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(
+                    f"The {name.replace('_', ' ')} is {getattr(self, name)}; at least 1 is needed."
+                )
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens per optimizer step."""
+        return self.global_batch * self.sequence_tokens
+
+
+@frozen(kw_only=True)
+class Recipe:
+    """Choices that all plans of one search share.
+
+    Attributes
+    ----------
+    format : str
+        Operand format of the linear layers: bf16, fp16, fp8-e4m3, mxfp8-e4m3, nvfp4, ...
+    master_bytes, gradient_bytes : float
+        Per parameter: the optimizer's own copy of the weights (0: none) and gradients.
+    fused_attention : bool
+        FlashAttention-like kernels; otherwise scores go through memory.
+    older_attention : bool
+        Fused kernels written for Ampere (FlashAttention 1 and 2) where newer ones exist.
+    dropout : bool
+        Whether masks are kept (GPT-2 era recipes).
+    compiled : bool
+        Whether elementwise kernels are fused (torch.compile, Transformer Engine).
+    fused_exchange : bool
+        Expert dispatch and combine in one kernel each (DeepEP and its successors), near the link's
+        rate, instead of permutations around a library's all-to-all.
+    overlap_data, overlap_tensor, overlap_expert : bool
+        Whether those collectives run beside compute.
+    logit_bytes : float
+        Peak bytes kept per logit of the last stage's micro-batch.
+    offload : {"none", "cpu", "nvme"}
+        Where optimizer state lives.
+    adapters : bool
+        Low-rank adapters alone are trained (Hu et al. 2021): frozen weights have no gradients and
+        no optimizer state; the adapters' own are left out, under 1% of them.
+    """
+
+    format: str = "bf16"
+    optimizer: Optimizer = "adam"
+    master_bytes: float = 4.0
+    gradient_bytes: float = 4.0
+    fused_attention: bool = True
+    older_attention: bool = False
+    dropout: bool = False
+    compiled: bool = True
+    overlap_data: bool = True
+    overlap_tensor: bool = False
+    overlap_expert: bool = False
+    fused_exchange: bool = False
+    logit_bytes: float = 4.0
+    offload: Offload = "none"
+    adapters: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        load_format(self.format)
+        if self.optimizer not in OPTIMIZER_BYTES:
+            raise InvalidInput(
+                f"The optimizer is '{self.optimizer}'; it must be one of "
+                f"{', '.join(OPTIMIZER_BYTES)}."
+            )
+
+    @property
+    def state_bytes(self) -> float:
+        """Optimizer bytes per parameter, master weight included."""
+        return self.master_bytes + OPTIMIZER_BYTES[self.optimizer]
+
+
+@frozen(kw_only=True)
+class TrainingPlan:
+    """One plan.
+
+    Attributes
+    ----------
+    tensor, pipeline, data, context : int
+        Degrees; their product is the number of devices. Ranks are placed in the order tensor,
+        context, data, pipeline, the first closest together (Narayanan et al. 2021).
+    expert, expert_tensor : int
+        Ranks that share the experts, and ranks that split each; laid over tensor x context x data.
+    micro_batch : int
+        Sequences per micro-batch and replica.
+    virtual : int
+        Model chunks per stage (interleaving).
+    zero : int
+        ZeRO stage: 1 shards optimizer state over data ranks, 2 gradients too, 3 weights too.
+    shard : int
+        Ranks that ZeRO shards over (hybrid sharding); 0: all data ranks.
+    """
+
+    tensor: int = 1
+    pipeline: int = 1
+    data: int = 1
+    context: int = 1
+    expert: int = 1
+    expert_tensor: int = 1
+    micro_batch: int = 1
+    virtual: int = 1
+    zero: int = 1
+    shard: int = 0
+    recompute: Recompute = "none"
+    schedule: Schedule = "1f1b"
+    sequence_parallel: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        for field in attrs.fields(TrainingPlan):
+            value = getattr(self, field.name)
+            low = 0 if field.name in ("zero", "shard") else 1
+            if field.type == "int" and (value < low or (field.name == "zero" and value > 3)):
+                raise InvalidPlan(
+                    f"The plan's {field.name.replace('_', ' ')} is {value}; it must be "
+                    + ("0, 1, 2 or 3." if field.name == "zero" else f"at least {low}.")
+                )
+        if self.virtual > 1 and self.pipeline == 1:
+            raise InvalidPlan(
+                f"{self.virtual} virtual stages need a pipeline; the plan has one stage. "
+                "Use vpp1 or a pipeline degree above 1."
+            )
+
+    @property
+    def devices(self) -> int:
+        """Devices the plan needs."""
+        return self.tensor * self.pipeline * self.data * self.context
+
+    def describe(self) -> str:
+        """Short text that `parse_training_plan` reads back, such as `tp8,pp4,dp16,mb1,zero1`."""
+        short = {
+            "tp": self.tensor, "pp": self.pipeline, "dp": self.data, "cp": self.context,
+            "ep": self.expert, "etp": self.expert_tensor, "vpp": self.virtual,
+        }  # fmt: skip
+        parts = [f"{k}{v}" for k, v in short.items() if v > 1]
+        parts += ["sp"] if self.sequence_parallel else []
+        parts += [f"mb{self.micro_batch}", f"zero{self.zero}"]
+        parts += [f"shard{self.shard}"] if self.shard else []
+        parts += [self.recompute] if self.recompute != "none" else []
+        default = "interleaved" if self.virtual > 1 else "1f1b"
+        parts += [self.schedule] if self.pipeline > 1 and self.schedule != default else []
+        return ",".join(parts)
+
+
+_KEYS = {
+    "tp": "tensor", "pp": "pipeline", "dp": "data", "cp": "context", "ep": "expert",
+    "etp": "expert_tensor", "mb": "micro_batch", "vpp": "virtual", "zero": "zero",
+    "shard": "shard",
+}  # fmt: skip
+
+
+def parse_training_plan(text: str) -> TrainingPlan:
+    """`"tp8,pp4,vpp2,mb1,zero1,full"` as a plan; a missing dp is filled in by the caller.
+
+    Raises
+    ------
+    InvalidPlan
+        If a part is not understood or out of range.
+    """
+    values: dict[str, object] = {}
+    for part in filter(None, re.split(r"[,\s]+", text.strip().lower())):
+        match = re.fullmatch(r"([a-z]+)=?(\d{1,6})", part)
+        if part == "sp":
+            values["sequence_parallel"] = True
+        elif part in RECOMPUTE:
+            values["recompute"] = part
+        elif part in SCHEDULES:
+            values["schedule"] = part
+        elif match and match.group(1) in _KEYS:
+            values[_KEYS[match.group(1)]] = int(match.group(2))
+        else:
+            raise InvalidPlan(
+                f"'{part}' in the plan '{text}' is not understood. Write degrees such as "
+                f"{', '.join(f'{k}2' for k in _KEYS)}, sp, one of {', '.join(RECOMPUTE)} and one "
+                f"of {', '.join(SCHEDULES)}."
+            )
+    if values.get("virtual", 1) != 1 and "schedule" not in values:
+        values["schedule"] = "interleaved"
+    return TrainingPlan(**values)  # type: ignore[arg-type]
+
+
+def fill_data(plan: TrainingPlan, devices: int) -> TrainingPlan:
+    """The plan with its data degree set so that it fills `devices`, if it was left at 1.
+
+    Raises
+    ------
+    InvalidPlan
+        If the plan does not divide the devices.
+    """
+    if plan.devices == devices:
+        return plan
+    if plan.data == 1 and devices % plan.devices == 0:
+        return evolve(plan, data=devices // plan.devices)
+    raise InvalidPlan(
+        f"The plan {plan.describe()} takes {plan.devices} devices and the fleet has {devices}. "
+        "Choose degrees whose product divides the fleet; leave dp out to fill it."
+    )
+
+
+@frozen(kw_only=True, eq=False)
+class Plans:
+    """Many plans: one integer array per field of `TrainingPlan`, all of one shape.
+
+    `recompute` and `schedule` index RECOMPUTE and SCHEDULES; `shard` is filled in.
+    """
+
+    tensor: Array
+    pipeline: Array
+    data: Array
+    context: Array
+    expert: Array
+    expert_tensor: Array
+    micro_batch: Array
+    virtual: Array
+    zero: Array
+    shard: Array
+    recompute: Array
+    schedule: Array
+    sequence_parallel: Array
+
+    @classmethod
+    def of(cls, plans: Sequence[TrainingPlan]) -> Plans:
+        """Single plans side by side."""
+        columns = {f.name: np.array([getattr(p, f.name) for p in plans]) for f in attrs.fields(cls)}
+        columns["recompute"] = np.array([RECOMPUTE.index(p.recompute) for p in plans])
+        columns["schedule"] = np.array([SCHEDULES.index(p.schedule) for p in plans])
+        columns["shard"] = np.array([p.shard or p.data * p.context for p in plans])
+        return cls(**columns)
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def take(self, index: Array | slice) -> Plans:
+        """The plans at `index` (a mask, positions or a slice)."""
+        return Plans(**{f.name: getattr(self, f.name)[index] for f in attrs.fields(Plans)})
+
+    def at(self, index: int) -> TrainingPlan:
+        """One plan."""
+        values = {f.name: int(getattr(self, f.name)[index]) for f in attrs.fields(Plans)}
+        whole = values["data"] * values["context"]
+        values["shard"] = 0 if values["shard"] == whole else values["shard"]
+        return TrainingPlan(**values | {
+            "recompute": RECOMPUTE[values["recompute"]],
+            "schedule": SCHEDULES[values["schedule"]],
+            "sequence_parallel": bool(values["sequence_parallel"]),
+        })  # type: ignore[arg-type]  # fmt: skip

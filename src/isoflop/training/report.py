@@ -1,0 +1,337 @@
+"""The answer to "how should this run be laid out": the plan, what it costs, what would help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from attrs import evolve, frozen
+
+from ..cost.power import power_watts
+from ..errors import DoesNotFit, InvalidPlan, IsoflopError
+from ..hardware import Accelerator, Cluster
+from ..units import show_bytes, show_s
+from .goodput import Goodput, goodput
+from .memory import memory_parts, micro_batches, total_bytes, usable_bytes
+from .plan import Plans, Recipe, TrainingJob, TrainingPlan
+from .search import PlanSearch, search_plans
+from .space import SpaceLimits, fits_tensor
+from .time import StepPricer, network_of
+from .utilization import step_flop
+
+MEMORY_BUSY = 0.4
+"""Share of memory bandwidth a training step draws on average, for its power; estimate."""
+BOUND_BY = {
+    "forward": "compute", "backward": "compute", "recompute": "recomputation",
+    "tensor": "tensor-parallel communication", "context": "context-parallel communication",
+    "experts": "expert exchange", "weights": "gathering sharded weights",
+    "bubble": "the pipeline bubble", "transfer": "stage transfers",
+    "gradients": "gradient reduction", "optimizer": "the optimizer's memory traffic",
+    "host": "the host",
+}  # fmt: skip
+
+
+@frozen(kw_only=True)
+class Change:
+    """One change to recipe, plan space or hardware, and what it would save."""
+
+    name: str
+    step_s: float
+    gain: float
+    plan: str
+
+
+@frozen(kw_only=True)
+class PlanReport:
+    """Everything `isoflop plan` shows.
+
+    Attributes
+    ----------
+    step_parts, memory : dict of str to float
+        Seconds and bytes by part.
+    model_flop_utilization, hardware_flop_utilization : float
+        Of the dense 16-bit rate; causal attention at half the score matrix, the second with
+        recomputation.
+    days : float or None
+        Of the whole run, goodput included.
+    """
+
+    job: TrainingJob
+    recipe: Recipe
+    device: Accelerator
+    count: int
+    plan: TrainingPlan
+    step_s: float
+    step_parts: dict[str, float]
+    memory: dict[str, float]
+    usable_bytes: float
+    model_flop_utilization: float
+    hardware_flop_utilization: float
+    sigma: float
+    measured_family: bool
+    watts: float
+    goodput: Goodput
+    runner_up: TrainingPlan | None = None
+    runner_up_s: float = 0.0
+    search: PlanSearch | None = None
+    changes: tuple[Change, ...] = ()
+    why_not: str = ""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of the whole fleet."""
+        return self.job.step_tokens / self.step_s
+
+    @property
+    def days(self) -> float | None:
+        """Wall-clock days of the run, failures included; None without a token count."""
+        if not self.job.tokens:
+            return None
+        return self.job.tokens / self.tokens_per_s / max(self.goodput.useful, 1e-9) / 86400
+
+    @property
+    def usd(self) -> float | None:
+        """At the catalog's on-demand price; None where device or run has none."""
+        if self.days is None or self.device.price is None:
+            return None
+        return self.days * 24 * self.count * self.device.price.on_demand_usd_per_hour
+
+    @property
+    def energy_joules(self) -> float | None:
+        """Of the devices alone, without host, network and cooling."""
+        return None if self.days is None else self.days * 86400 * self.count * self.watts
+
+    @property
+    def bound(self) -> str:
+        """What takes most of the step, in words."""
+        groups: dict[str, float] = {}
+        for name, seconds in self.step_parts.items():
+            groups[BOUND_BY[name]] = groups.get(BOUND_BY[name], 0.0) + seconds
+        order = sorted(groups.items(), key=lambda kv: -kv[1])
+        first = f"{order[0][0]} ({order[0][1] / self.step_s:.0%} of the step)"
+        return f"{first}, then {order[1][0]} ({order[1][1] / self.step_s:.0%})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Step parts as records, for tables and charts."""
+        return [
+            {"part": k, "seconds": v, "share": v / self.step_s}
+            for k, v in self.step_parts.items() if v > 0
+        ]  # fmt: skip
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        used = sum(self.memory.values())
+        out: dict[str, Any] = {
+            "model": self.job.model.id, "device": self.device.id, "devices": self.count,
+            "global_batch": self.job.global_batch, "sequence_tokens": self.job.sequence_tokens,
+            "plan": self.plan.describe(), "fits": used <= self.usable_bytes,
+            "step_s": self.step_s, "step_parts_s": self.step_parts,
+            "tokens_per_s": self.tokens_per_s, "memory_parts_bytes": self.memory,
+            "memory_bytes": used, "usable_bytes": self.usable_bytes,
+            "model_flop_utilization": self.model_flop_utilization,
+            "hardware_flop_utilization": self.hardware_flop_utilization,
+            "flop_convention": "3 x forward, causal attention at half the score matrix",
+            "bound_by": self.bound, "days": self.days, "usd": self.usd,
+            "energy_joules": self.energy_joules, "goodput": self.goodput.useful,
+            "checkpoint_interval_s": self.goodput.interval_s,
+            "changes": [
+                {"change": c.name, "step_s": c.step_s, "gain": c.gain, "plan": c.plan}
+                for c in self.changes
+            ],
+            "runner_up": self.runner_up.describe() if self.runner_up else None,
+            "runner_up_s": self.runner_up_s, "why_not": self.why_not,
+        }  # fmt: skip
+        if self.search is not None:
+            s = self.search
+            out["search"] = {
+                "considered": s.considered, "too_large": s.too_large, "outbid": s.outbid,
+                "priced": s.priced, "elapsed_s": s.elapsed_s, "fastest": s.rows(),
+            }  # fmt: skip
+        return out
+
+
+def check_plan(job: TrainingJob, plan: TrainingPlan, count: int) -> None:
+    """Raise `InvalidPlan`, with the numbers, if a plan does not divide job or fleet."""
+    model = job.model
+    if plan.devices != count:
+        raise InvalidPlan(
+            f"The plan {plan.describe()} takes {plan.devices} devices; the fleet has {count}."
+        )
+    if not fits_tensor(model, plan.tensor):
+        heads = sorted({g.mixer.heads for g in model.layers if g.mixer.heads})
+        raise InvalidPlan(
+            f"A tensor degree of {plan.tensor} does not divide {model.name}: it has "
+            f"{', '.join(map(str, heads))} heads. Use a divisor of its heads and widths."
+        )
+    if plan.pipeline * plan.virtual > model.depth:
+        raise InvalidPlan(
+            f"{model.name} has {model.depth} layers, which {plan.pipeline} stages of "
+            f"{plan.virtual} chunks cannot share. Lower pp or vpp."
+        )
+    share = plan.data * plan.micro_batch
+    if job.global_batch % share:
+        raise InvalidPlan(
+            f"A global batch of {job.global_batch} sequences does not divide by data x "
+            f"micro-batch = {plan.data} x {plan.micro_batch} = {share}. Change one of the three; "
+            f"{job.global_batch // share * share or share} and "
+            f"{(job.global_batch // share + 1) * share} would do."
+        )
+    if plan.context > 1 and job.sequence_tokens % (2 * plan.context):
+        raise InvalidPlan(
+            f"Sequences of {job.sequence_tokens} tokens do not split into 2 x {plan.context} "
+            "chunks for context parallelism. Use a power of two."
+        )
+    experts = {g.ffn.experts for g in model.layers if g.ffn.kind == "moe"}
+    if plan.expert > 1 and not experts:
+        raise InvalidPlan(f"{model.name} has no experts; leave ep{plan.expert} out.")
+    for n in experts:
+        ranks = plan.tensor * plan.context * plan.data
+        if n % plan.expert or ranks % (plan.expert * plan.expert_tensor):
+            raise InvalidPlan(
+                f"{n} experts over ep{plan.expert} x etp{plan.expert_tensor} do not divide, or "
+                f"not into the {ranks} ranks of tensor x context x data."
+            )
+
+
+def describe_plan(
+    job: TrainingJob, recipe: Recipe, device: Accelerator, count: int, plan: TrainingPlan,
+    cluster: Cluster | None = None,
+) -> PlanReport:  # fmt: skip
+    """Time, memory and cost of one plan.
+
+    Raises
+    ------
+    InvalidPlan
+        If the plan does not divide the job.
+    """
+    check_plan(job, plan, count)
+    pricer = StepPricer(job=job, recipe=recipe, device=device, cluster=cluster)
+    plans = Plans.of([plan])
+    step = pricer.price(plans)
+    seconds = float(step.seconds[0])
+    rates = device.rates.dense_flop_per_s
+    peak = rates.get("bf16") or rates.get("fp16") or max(rates.values())
+    hardware = float(step.hardware_flop[0]) / seconds / peak
+    watts = float(power_watts(device, min(1.0, hardware), MEMORY_BUSY))
+    return PlanReport(
+        job=job, recipe=recipe, device=device, count=count, plan=plan, step_s=seconds,
+        step_parts={k: float(v[0]) for k, v in step.parts.items()},
+        memory={k: float(v[0]) for k, v in memory_parts(job, recipe, plans).items()},
+        usable_bytes=usable_bytes(device),
+        model_flop_utilization=step_flop(job) / count / seconds / peak,
+        hardware_flop_utilization=hardware, sigma=pricer.calibration.sigma,
+        measured_family=pricer.calibration.family == device.family, watts=watts,
+        goodput=goodput(count, job.model.parameters),
+    )  # fmt: skip
+
+
+def plan_run(
+    job: TrainingJob, recipe: Recipe, device: Accelerator, count: int,
+    cluster: Cluster | None = None, *, limits: SpaceLimits | None = None,
+) -> PlanReport:  # fmt: skip
+    """The fastest plan, its runner-up from another layout, and the changes that would help."""
+    limits = limits or SpaceLimits(node=network_of(device, cluster, count).node)
+    found = search_plans(job, recipe, device, count, cluster, limits=limits, slack=1.25)
+    report = describe_plan(job, recipe, device, count, found.best, cluster)
+    other = _runner_up(found)
+    return evolve(
+        report, search=found,
+        runner_up=found.plans.at(other) if other else None,
+        runner_up_s=float(found.seconds[other]) if other else 0.0,
+        changes=tuple(_changes(report, cluster, limits))[:3],
+    )  # fmt: skip
+
+
+def _runner_up(found: PlanSearch) -> int:
+    """The fastest plan whose degrees differ from the best one's; 0 for none."""
+    p = found.plans
+    differs = (p.tensor != p.tensor[0]) | (p.pipeline != p.pipeline[0])
+    differs |= (p.context != p.context[0]) | (p.expert != p.expert[0])
+    return int(np.argmax(differs)) if differs.any() else 0
+
+
+def _changes(report: PlanReport, cluster: Cluster | None, limits: SpaceLimits) -> Iterable[Change]:
+    """Searches again under each change, best gain first."""
+    job, recipe, device = report.job, report.recipe, report.device
+    tried: list[Change] = []
+
+    def attempt(name: str, r: Recipe, d: Accelerator, c: Cluster | None, j: TrainingJob) -> None:
+        try:
+            found = search_plans(j, r, d, report.count, c, limits=limits)
+        except IsoflopError:
+            return
+        # Seconds per the original step's tokens, so that batches compare.
+        seconds = float(found.seconds[0]) * job.step_tokens / j.step_tokens
+        gain = report.step_s / seconds - 1.0
+        if gain > 0.003:
+            tried.append(Change(name=name, step_s=seconds, gain=gain,
+                                plan=found.best.describe()))  # fmt: skip
+
+    rates = device.rates.dense_flop_per_s
+    if recipe.format in ("bf16", "fp16") and "fp8" in rates:
+        attempt("train in fp8 (e4m3)", evolve(recipe, format="fp8-e4m3"), device, cluster, job)
+    if "fp4" in rates and recipe.format != "nvfp4":
+        attempt("train in nvfp4", evolve(recipe, format="nvfp4"), device, cluster, job)
+    more = evolve(device.memory, capacity_bytes=2 * device.memory.capacity_bytes)
+    attempt("twice the device memory", recipe, evolve(device, memory=more), cluster, job)
+    if recipe.optimizer == "adam":
+        attempt("8-bit Adam", evolve(recipe, optimizer="adam8bit"), device, cluster, job)
+    attempt("twice the global batch", recipe, device, cluster,
+            evolve(job, global_batch=2 * job.global_batch))  # fmt: skip
+    if cluster is not None and len(cluster.tiers) > 1:
+        outer = cluster.tiers[-1]
+        fast = evolve(outer, link_bytes_per_s=2 * outer.link_bytes_per_s)
+        attempt("twice the network bandwidth", recipe, device,
+                evolve(cluster, tiers=(*cluster.tiers[:-1], fast)), job)  # fmt: skip
+    if not recipe.overlap_tensor:
+        attempt("overlap tensor-parallel communication",
+                evolve(recipe, overlap_tensor=True), device, cluster, job)  # fmt: skip
+    if not recipe.overlap_expert and any(g.ffn.kind == "moe" for g in job.model.layers):
+        attempt("overlap the expert exchange",
+                evolve(recipe, overlap_expert=True), device, cluster, job)  # fmt: skip
+    return sorted(tried, key=lambda c: -c.gain)
+
+
+def explain_why_not(report: PlanReport, plan: TrainingPlan, cluster: Cluster | None) -> str:
+    """Why a named plan was not chosen, in one or two sentences."""
+    try:
+        other = describe_plan(report.job, report.recipe, report.device, report.count, plan, cluster)
+    except InvalidPlan as error:
+        return f"{plan.describe()} is not possible: {error}"
+    used = sum(other.memory.values())
+    name = plan.describe()
+    if used > other.usable_bytes:
+        part = max(other.memory, key=lambda k: other.memory[k])
+        return (
+            f"{name} does not fit: it needs {show_bytes(used)} of {show_bytes(other.usable_bytes)} "
+            f"per device, most of it {part} ({show_bytes(other.memory[part])})."
+        )
+    ratio = other.step_s / report.step_s
+    if ratio <= 1.0005:
+        return f"{name} is as fast as the chosen plan: {show_s(other.step_s)} a step."
+    worse = {k: other.step_parts[k] - report.step_parts[k] for k in report.step_parts}
+    part = max(worse, key=lambda k: worse[k])
+    return (
+        f"{name} fits and takes {show_s(other.step_s)} a step, {ratio - 1:.1%} more. Most of the "
+        f"difference is {BOUND_BY[part]} ({show_s(max(worse[part], 0.0))} more)."
+    )
+
+
+def require_fit(report: PlanReport) -> None:
+    """Raise `DoesNotFit`, with the numbers, if a report's plan exceeds memory."""
+    used = float(total_bytes({k: np.array([v]) for k, v in report.memory.items()})[0])
+    if used <= report.usable_bytes:
+        return
+    part = max(report.memory, key=lambda k: report.memory[k])
+    raise DoesNotFit(
+        f"The plan {report.plan.describe()} needs {show_bytes(used)} per device and "
+        f"{report.device.name} has {show_bytes(report.usable_bytes)} usable. The largest part is "
+        f"{part} ({show_bytes(report.memory[part])}). Leave --plan out to find one that fits.",
+        needed_bytes=used, available_bytes=report.usable_bytes,
+    )  # fmt: skip
+
+
+def steps_of(report: PlanReport) -> float:
+    """Micro-batches per step of a report's plan."""
+    return float(micro_batches(report.job, Plans.of([report.plan]))[0])

@@ -1,0 +1,183 @@
+"""The fastest plan of a space, exactly: memory first, then a bound, then the price of what is left.
+
+The bound is the time of a plan's own FLOP at the highest rate the calibrated kernel models can
+reach, plus the bubble its schedule cannot avoid. No model goes below it, so a plan whose bound
+exceeds the best price found cannot be the best.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from attrs import frozen
+
+from ..cost.features import Array
+from ..errors import DoesNotFit
+from ..formats import load_format
+from ..hardware import Accelerator, Cluster
+from ..units import show_bytes
+from .calibration import TrainingCalibration
+from .memory import (
+    ALTERNATE,
+    FULL,
+    memory_parts,
+    micro_batches,
+    stage_layers,
+    total_bytes,
+    usable_bytes,
+)
+from .plan import SCHEDULES, Plans, Recipe, TrainingJob, TrainingPlan
+from .space import SpaceLimits, enumerate_plans
+from .time import StepPricer
+from .utilization import step_flop
+
+CHUNK = 1 << 16
+"""Plans priced at a time, so that intermediate arrays stay in cache."""
+ATTENTION_BEST = 1.15
+"""Most by which the attention model exceeds its calibrated share of peak (wide heads)."""
+BOUND_SHARE = 0.8
+"""Safety on the bound: share of the time at peak rate that no model undercuts."""
+
+
+@frozen(kw_only=True, eq=False)
+class PlanSearch:
+    """What a search found.
+
+    Attributes
+    ----------
+    plans, seconds, memory_bytes
+        Priced plans, fastest first.
+    considered, too_large, outbid, priced : int
+        Plans of the space; left out for memory; left out by the bound; priced.
+    elapsed_s : float
+    """
+
+    plans: Plans
+    seconds: Array
+    memory_bytes: Array
+    considered: int
+    too_large: int
+    outbid: int
+    priced: int
+    elapsed_s: float
+
+    @property
+    def best(self) -> TrainingPlan:
+        """The fastest plan."""
+        return self.plans.at(0)
+
+    def pareto(self) -> Array:
+        """Positions of plans that no other beats in both time and memory, fastest first."""
+        lowest = np.minimum.accumulate(self.memory_bytes)
+        keep = np.ones(len(self.seconds), bool)
+        keep[1:] = self.memory_bytes[1:] < lowest[:-1]
+        return np.flatnonzero(keep)
+
+    def rows(self) -> list[dict[str, object]]:
+        """The fastest plans as records."""
+        return [
+            {"plan": self.plans.at(i).describe(), "step_s": float(self.seconds[i]),
+             "memory_bytes": float(self.memory_bytes[i])}
+            for i in range(min(20, len(self.seconds)))
+        ]  # fmt: skip
+
+
+def search_plans(
+    job: TrainingJob, recipe: Recipe, device: Accelerator, count: int,
+    cluster: Cluster | None = None, *, limits: SpaceLimits | None = None, slack: float = 1.0,
+    calibration: TrainingCalibration | None = None, prune: bool = True,
+) -> PlanSearch:  # fmt: skip
+    """Search all plans of a job on `count` devices.
+
+    Parameters
+    ----------
+    slack : float
+        Plans are priced while their bound is under `slack` times the best price: 1 finds the
+        optimum, more keeps runners-up and the Pareto front up to that time.
+    prune : bool
+        False prices every plan that fits (for tests).
+
+    Raises
+    ------
+    InvalidPlan
+        If no plan divides the job and the fleet.
+    DoesNotFit
+        If none fits; the message names the leanest one and what it needs.
+    """
+    start = time.perf_counter()
+    plans = enumerate_plans(job, count, limits)
+    considered = len(plans)
+    needed = np.concatenate([
+        total_bytes(memory_parts(job, recipe, plans.take(slice(i, i + CHUNK))))
+        for i in range(0, considered, CHUNK)
+    ])  # fmt: skip
+    usable = usable_bytes(device)
+    held = np.flatnonzero(needed <= usable)
+    if len(held) == 0:
+        _refuse(job, plans, needed, usable, device, count)
+    pricer = StepPricer(job=job, recipe=recipe, device=device, cluster=cluster,
+                        calibration=calibration)  # type: ignore[arg-type]  # fmt: skip
+    plans, needed = plans.take(held), needed[held]
+    pricer.table.prepare(plans)
+    bound = bound_s(pricer, plans)
+    order = np.argsort(bound, kind="stable")
+    seconds = np.full(len(plans), np.inf)
+    best, at = np.inf, 0
+    size = 1024  # the first chunk finds a good price cheaply
+    while at < len(order):
+        if prune and bound[order[at]] > best * slack:
+            break
+        part = order[at : at + size]
+        if prune:
+            part = part[bound[part] <= best * slack]
+        seconds[part] = pricer.price(plans.take(part)).seconds
+        best = min(best, float(seconds[part].min()))
+        at, size = at + size, CHUNK
+    priced = np.isfinite(seconds)
+    final = np.flatnonzero(priced)
+    final = final[np.argsort(seconds[final], kind="stable")]
+    return PlanSearch(
+        plans=plans.take(final), seconds=seconds[final], memory_bytes=needed[final],
+        considered=considered, too_large=considered - len(held),
+        outbid=len(held) - int(priced.sum()), priced=int(priced.sum()),
+        elapsed_s=time.perf_counter() - start,
+    )  # fmt: skip
+
+
+def bound_s(pricer: StepPricer, plans: Plans) -> Array:
+    """Seconds that no price of a plan falls below."""
+    job, recipe, cal = pricer.job, pricer.recipe, pricer.calibration
+    fmt = load_format(recipe.format)
+    rate = pricer.device.matrix_rate(fmt)[0]
+    narrow = 1.0 if fmt.bits > 8 else (cal.gemm_fp8 if fmt.bits > 6 else cal.gemm_fp4)
+    share = min(1.0, cal.gemm * narrow, cal.attention / ATTENTION_BEST, cal.gemm)
+    share *= BOUND_SHARE * min(1.0, cal.experts)
+    forward = step_flop(job, "model-causal") / 3.0 / job.step_tokens
+    m = job.model
+    head = 2.0 * m.vocab * m.hidden if m.head else 0.0
+    layer = max(forward - head, 0.0) / m.depth
+    rounds = np.where(plans.recompute == FULL, 4.0, np.where(plans.recompute == ALTERNATE, 3.3, 3))
+    rounds = rounds - (1.0 if recipe.adapters else 0.0)
+    tokens = plans.micro_batch * job.sequence_tokens / plans.context / plans.tensor
+    stage = tokens * layer * stage_layers(job, recipe, plans) * rounds / rate * share
+    steps = micro_batches(job, plans)
+    filled = np.isin(plans.schedule, [SCHEDULES.index(s) for s in ("gpipe", "1f1b", "interleaved")])
+    mean = stage * np.minimum(
+        1.0, job.model.depth / (plans.pipeline * stage_layers(job, recipe, plans))
+    )
+    bubble = np.maximum((plans.pipeline - 1.0) * mean - (stage - mean), 0.0) / plans.virtual
+    return steps * stage + np.where(filled, bubble, 0.0)
+
+
+def _refuse(
+    job: TrainingJob, plans: Plans, needed: Array, usable: float, device: Accelerator, count: int
+) -> None:
+    least = int(np.argmin(needed))
+    raise DoesNotFit(
+        f"{job.model.name} does not fit {count} x {device.name} with any of {len(plans)} plans. "
+        f"The leanest, {plans.at(least).describe()}, needs {show_bytes(float(needed[least]))} of "
+        f"{show_bytes(usable)} usable per device. Use more or larger devices, an optimizer with "
+        "less state (--optimizer adam8bit) or offload (--offload cpu).",
+        needed_bytes=float(needed[least]), available_bytes=usable,
+    )  # fmt: skip

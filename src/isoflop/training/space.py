@@ -1,0 +1,141 @@
+"""The space of plans of a job on a fleet, as arrays, without what cannot divide."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+from attrs import frozen
+
+from ..errors import InvalidPlan
+from ..models import ModelSpec
+from .plan import RECOMPUTE, SCHEDULES, Plans, TrainingJob
+
+SINGLE = tuple(SCHEDULES.index(s) for s in ("gpipe", "1f1b", "zero-bubble", "dualpipe"))
+INTERLEAVED = SCHEDULES.index("interleaved")
+
+
+@frozen(kw_only=True)
+class SpaceLimits:
+    """How far a search goes.
+
+    Attributes
+    ----------
+    tensor, pipeline, context, micro_batch, virtual, expert : int
+        Largest degrees.
+    node : int
+        Devices of a node: the shard size of hybrid ZeRO.
+    """
+
+    tensor: int = 32
+    pipeline: int = 128
+    context: int = 8
+    micro_batch: int = 64
+    virtual: int = 24
+    expert: int = 256
+    node: int = 8
+    recompute: tuple[str, ...] = RECOMPUTE
+    zero: tuple[int, ...] = (0, 1, 2, 3)
+    schedules: tuple[str, ...] = ("1f1b", "interleaved", "zero-bubble")
+
+
+def divisors(n: int, most: int) -> list[int]:
+    """Divisors of n up to `most`, ascending."""
+    return [d for d in range(1, min(n, most) + 1) if n % d == 0]
+
+
+def fits_tensor(model: ModelSpec, tensor: int) -> bool:
+    """Whether heads and feed-forward widths divide over `tensor` ranks."""
+    for g in model.layers:
+        m, f = g.mixer, g.ffn
+        if m.heads and m.heads % tensor:
+            return False
+        if m.kv_heads and m.kv_heads % tensor and tensor % m.kv_heads:
+            return False
+        if f.kind in ("gated", "plain") and f.inner % tensor:
+            return False
+    return True
+
+
+def _experts(model: ModelSpec, tp: int, ranks: int, limits: SpaceLimits) -> list[tuple[int, int]]:
+    """Expert degrees over `ranks` = tensor x context x data ranks, with one rank per expert."""
+    moe = [g.ffn for g in model.layers if g.ffn.kind == "moe"]
+    if not moe:
+        return [(1, 1)]
+    counts = {f.experts for f in moe}
+    out = [(1, tp)] if all(f.inner % tp == 0 for f in moe) else []
+    degrees = divisors(min(counts), limits.expert)[1:]
+    whole = [d for d in degrees if d % tp == 0 and ranks % d == 0]
+    return out + [(d, 1) for d in whole if all(c % d == 0 for c in counts)]
+
+
+def enumerate_plans(job: TrainingJob, count: int, limits: SpaceLimits | None = None) -> Plans:
+    """Every plan of `count` devices whose degrees divide model, batch and fleet.
+
+    Raises
+    ------
+    InvalidPlan
+        If none does, with the reason.
+    """
+    lim = limits or SpaceLimits()
+    blocks: list[np.ndarray] = []
+    codes = np.array([RECOMPUTE.index(r) for r in lim.recompute])
+    for tp in divisors(count, lim.tensor):
+        if not fits_tensor(job.model, tp):
+            continue
+        for pp in divisors(count // tp, min(lim.pipeline, job.model.depth)):
+            for cp in divisors(count // (tp * pp), lim.context):
+                if cp > 1 and job.sequence_tokens % (2 * cp):
+                    continue
+                dp = count // (tp * pp * cp)
+                if job.global_batch % dp == 0:
+                    blocks += _block(job, lim, codes, (tp, pp, cp, dp))
+    if not blocks:
+        raise InvalidPlan(
+            f"No plan lays {job.model.name} with a batch of {job.global_batch} sequences over "
+            f"{count} devices: the data degree must divide the batch and the tensor degree the "
+            "heads. Change the batch or the number of devices to a multiple of a power of two."
+        )
+    table = np.concatenate(blocks, axis=1)
+    names = ("tensor", "pipeline", "context", "data", "expert", "expert_tensor", "micro_batch",
+             "virtual", "schedule", "zero", "recompute", "sequence_parallel", "shard")  # fmt: skip
+    return Plans(**dict(zip(names, table, strict=True)))
+
+
+def _block(
+    job: TrainingJob, lim: SpaceLimits, codes: np.ndarray, degrees: tuple[int, int, int, int]
+) -> list[np.ndarray]:
+    """All plans of one (tensor, pipeline, context, data), as columns."""
+    tp, pp, cp, dp = degrees
+    schedules = _schedules(job.model.depth, pp, lim)
+    experts = _experts(job.model, tp, tp * cp * dp, lim)
+    micro = divisors(job.global_batch // dp, lim.micro_batch)
+    zero = [z for z in lim.zero if z == 0 or dp * cp > 1] or [0]
+    shards = [dp * cp]
+    local = lim.node // tp
+    if local > 1 and (dp * cp) % local == 0 and local < dp * cp:
+        shards.append(local)
+    sp = [0, 1] if tp > 1 else [0]
+    inner = np.array(list(product(zero, codes, sp, shards)), np.int32)
+    inner = inner[(inner[:, 0] > 0) | (inner[:, 3] == dp * cp)]
+    heads = [
+        (tp, pp, cp, dp, ep, etp, mb, v, kind)
+        for (ep, etp), (v, kind), mb in product(experts, schedules, micro)
+        # Interleaving wants whole rounds (Narayanan et al. 2021, section 2.2).
+        if v == 1 or (job.global_batch // (dp * mb)) % pp == 0
+    ]
+    outer = np.array(heads, np.int32).reshape(-1, 9).T
+    both = np.repeat(outer, len(inner), axis=1), np.tile(inner.T, (1, len(heads)))
+    return [np.concatenate(both)]
+
+
+def _schedules(depth: int, pp: int, lim: SpaceLimits) -> list[tuple[int, int]]:
+    if pp == 1:
+        return [(1, SCHEDULES.index("1f1b"))]
+    out = [(1, SCHEDULES.index(s)) for s in lim.schedules if s != "interleaved"]
+    if "interleaved" in lim.schedules:
+        # Layers divide over chunks, or do once embedding and head count as one each.
+        for layers in {depth, depth + 2}:
+            if layers % pp == 0:
+                out += [(v, INTERLEAVED) for v in divisors(layers // pp, lim.virtual) if v > 1]
+    return out

@@ -1,0 +1,447 @@
+"""Seconds of one optimizer step, by part, for any number of plans at once.
+
+A stage's time per micro-batch is its layers' compute, the collectives inside them that nothing
+hides, and what is recomputed. The pipeline adds its bubble in closed form, in units of one
+micro-batch through one stage, F forward, B backward, W of it the weights' share (p stages, v
+chunks, m micro-batches):
+
+    GPipe, 1F1B     (p - 1)(F + B)            Huang et al. 2019; Narayanan et al. 2021
+    interleaved     (p - 1)(F + B) / v        Narayanan et al. 2021, section 2.2
+    zero-bubble     (p - 1)(F + B - 2 W)      Qi et al. 2023 (ZB1P, as in DeepSeek-V3, table 2)
+    DualPipe        (p / 2 - 1)(F + B - 3 W)  DeepSeek-V3, table 2, F beside B counted as B
+
+Data-parallel gradients and weights travel beside the last micro-batch's backward and the next
+forward; the rest of them is exposed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import define, field, frozen
+
+from ..cost.collectives import tier_for
+from ..cost.features import Array
+from ..formats import load_format
+from ..hardware import Accelerator, Cluster
+from .calibration import TrainingCalibration, load_training
+from .compute import ComputeTable, Network
+from .memory import (
+    ALTERNATE,
+    FULL,
+    SELECTIVE,
+    layer_shape,
+    micro_batches,
+    stage_layers,
+    stage_parameters,
+)
+from .plan import SCHEDULES, Plans, Recipe, TrainingJob
+
+PARTS = (
+    "forward", "backward", "recompute", "tensor", "context", "experts", "weights", "bubble",
+    "transfer", "gradients", "optimizer", "host",
+)  # fmt: skip
+"""Parts of a step: compute three ways, exposed communication by its parallelism, pipeline bubble
+and transfers, optimizer and host."""
+
+OPTIMIZER_PASSES_BYTES = 10.0
+"""Bytes per parameter besides state read and written: gradient read twice (norm, update) in fp32
+and 16-bit weights written."""
+CPU_ADAM_SHARE = 0.5
+"""Share of host memory bandwidth an optimizer on the CPU reaches; estimate."""
+
+
+def network_of(device: Accelerator, cluster: Cluster | None, count: int) -> Network:
+    """The two tiers training collectives see."""
+    node = cluster.tiers[0].devices if cluster else min(max(device.links.scale_up_domain, 1), 8)
+    node = cluster.tiers[0].devices if cluster else max(node, 8 if count > 1 else 1)
+    inner = tier_for(device, cluster, min(node, max(count, 2)))
+    outer = tier_for(device, cluster, max(node + 1, count))
+    return Network(
+        node=node, inner_bytes_per_s=inner.link_bytes_per_s,
+        outer_bytes_per_s=outer.link_bytes_per_s,
+        inner_latency_s=max(inner.latency_s, 1e-6), outer_latency_s=max(outer.latency_s, 3e-6),
+        in_switch=inner.in_switch_reduction,
+    )  # fmt: skip
+
+
+def slow_clock(device: Accelerator, calibration: TrainingCalibration) -> float:
+    """Factor on compute time of a board whose power limit is low for its rate; at least 1."""
+    rates = device.rates.dense_flop_per_s
+    rate = rates.get("bf16") or rates.get("fp16") or max(rates.values())
+    wanted = calibration.watts_per_flop_per_s * rate
+    if wanted <= 0 or device.power.board_watts <= 0:
+        return 1.0
+    return max(1.0, wanted / device.power.board_watts) ** calibration.power_exponent
+
+
+@frozen(kw_only=True)
+class StepTime:
+    """Seconds by part and their sum; arrays of the plans' shape.
+
+    Attributes
+    ----------
+    parts : dict of str to array
+        See PARTS.
+    seconds : array
+    micro_batches : array
+    hardware_flop : array
+        FLOP per device and step that the plan executes, recomputation included.
+    """
+
+    parts: dict[str, Array]
+    seconds: Array
+    micro_batches: Array
+    hardware_flop: Array
+
+
+@define(kw_only=True, slots=False, eq=False)
+class StepPricer:
+    """Prices steps of one job and recipe on one fleet.
+
+    Attributes
+    ----------
+    count : int
+        Devices of the fleet.
+    """
+
+    job: TrainingJob
+    recipe: Recipe
+    device: Accelerator
+    cluster: Cluster | None = None
+    calibration: TrainingCalibration = field(default=None)  # type: ignore[assignment]
+    network: Network | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.calibration is None:
+            self.calibration = load_training(self.device.family)[0]
+        self.table = ComputeTable(job=self.job, recipe=self.recipe, device=self.device)
+
+    def price(self, plans: Plans) -> StepTime:
+        """Seconds of every plan's step."""
+        return _Pricing(self, plans).run()
+
+
+class _Pricing:
+    """One evaluation: intermediate arrays of one batch of plans."""
+
+    def __init__(self, pricer: StepPricer, plans: Plans):
+        self.r, self.job, self.plans = pricer.recipe, pricer.job, plans
+        self.cal, self.device, self.cluster = pricer.calibration, pricer.device, pricer.cluster
+        self.columns = pricer.table.columns(plans)
+        self.shape = layer_shape(pricer.job.model, pricer.recipe)
+        devices = plans.tensor * plans.pipeline * plans.data * plans.context
+        self.net = pricer.network or network_of(
+            self.device, self.cluster, int(devices.max()) if len(plans) else 1
+        )
+        self.devices = devices
+        self.m = micro_batches(pricer.job, plans)
+        self.layers = stage_layers(pricer.job, pricer.recipe, plans)
+        self.tokens = plans.micro_batch * pricer.job.sequence_tokens / plans.context
+        self.bits = load_format(pricer.recipe.format).bits
+        self.slow_clock = slow_clock(self.device, self.cal)
+
+    def run(self) -> StepTime:
+        forward, dgrad, wgrad, again = self._compute()
+        full = self.plans.recompute == FULL
+        tensor = self._tensor()
+        context = self._context()
+        experts = self._experts()
+        rounds = np.where(full, 3.0, 2.0)
+        inside = tensor * rounds, context * rounds, experts * rounds
+        hidden = sum(inside)
+        weights_f, weights_b = self._gathered(forward + hidden / rounds, dgrad + wgrad + again)
+        weights = weights_f + weights_b
+        head = self.columns["head_f"] + self.columns["head_b"] + self.columns["embedding"]
+        head = head * self._gemm_factor(16)
+        layer = forward + dgrad + wgrad + again + hidden + weights
+        middle = self.layers * layer
+        fewer = np.where(self._balanced(), self.layers - 1.0, self.layers)
+        stage = np.maximum(middle, fewer * layer + head)
+        p = self.plans.pipeline
+        mean = self.job.model.depth / p * layer + head / p
+        bubble = self._bubble(stage, mean, wgrad, layer)
+        slow = 1.0 + self.cal.straggler * np.log2(np.maximum(self.devices / self.net.node, 1.0))
+        share = self.m * slow
+        extra = np.maximum(stage - middle, 0.0)
+        gradients = self._gradients(stage - self.layers * forward, self.layers * forward)
+        parts = {
+            "forward": share * (self.layers * forward + extra / 3.0),
+            "backward": share * (self.layers * (dgrad + wgrad) + extra * (2.0 / 3.0)),
+            "recompute": share * self.layers * again,
+            "tensor": share * self.layers * inside[0],
+            "context": share * self.layers * inside[1],
+            "experts": share * self.layers * inside[2],
+            "weights": share * self.layers * weights,
+            "bubble": bubble * slow,
+            "transfer": self._transfer() * slow,
+            "gradients": gradients * slow,
+            "optimizer": self._optimizer(),
+            "host": np.full(len(self.plans), self.cal.step),
+        }
+        return StepTime(
+            parts=parts, seconds=np.sum(list(parts.values()), axis=0), micro_batches=self.m,
+            hardware_flop=self._flop(),
+        )  # fmt: skip
+
+    def _gemm_factor(self, bits: float) -> float:
+        c = self.cal
+        narrow = 1.0 if bits > 8 else (c.gemm_fp8 if bits > 6 else c.gemm_fp4)
+        return c.gemm * narrow * self.slow_clock
+
+    def _compute(self) -> tuple[Array, Array, Array, Array]:
+        """Seconds per layer: forward, input gradient, weight gradient, recomputation."""
+        c, k = self.cal, self.columns
+        gemm = self._gemm_factor(self.bits)
+        stream = c.stream * (1.0 if self.r.compiled else c.eager)
+        fused = self.r.fused_attention
+        attention = c.attention * self.slow_clock if fused else stream
+        attention = attention * (c.attention_older if fused and self.r.older_attention else 1.0)
+        back = attention * (c.attention_backward if fused else 1.0)
+        f = gemm * k["gemm_f"] + attention * k["attention_f"] + stream * k["stream_f"]
+        f = f + c.experts * gemm * k["experts_f"]
+        d = gemm * k["gemm_d"] + back * k["attention_d"]
+        d = d + stream * c.stream_backward * k["stream_d"]
+        d = d + c.experts * gemm * k["experts_d"]
+        trained = 0.0 if self.r.adapters else 1.0
+        w = trained * (gemm * k["gemm_w"] + c.experts * gemm * k["experts_w"])
+        core = attention * k["core"]
+        recompute = self.plans.recompute
+        second = (
+            0.5 * gemm * k["gemm_f"]
+            + stream * k["stream_f"]
+            + 0.5 * c.experts * gemm * k["experts_f"]
+        )
+        again = np.where(recompute == FULL, f, np.where(recompute == SELECTIVE, core, 0.0))
+        again = np.where(recompute == ALTERNATE, second, again)
+        # Kernels queue up behind the host where they are shorter than their launches.
+        launches = c.launch * (k["kernels"] + self._expert_kernels())
+        busy = f + d + w + again
+        total = launches * np.where(recompute == FULL, 4.0, 3.0)
+        stretch = np.maximum(busy, total) / busy
+        return f * stretch, d * stretch, w * stretch, again * stretch
+
+    def _expert_kernels(self) -> Array:
+        """Kernels per average layer that routing and grouped products launch besides."""
+        local = sum(
+            g.count * (ROUTING_KERNELS + KERNELS_PER_EXPERT * g.ffn.experts / self.plans.expert)
+            for g in self.job.model.layers if g.ffn.kind == "moe"
+        )  # fmt: skip
+        return local / self.job.model.depth + np.zeros(len(self.plans))
+
+    def _link(self, ranks: Array, stride: Array) -> tuple[Array, Array]:
+        """Bytes per second and latency of a ring over `ranks` spaced `stride` devices apart.
+
+        A ring that leaves the node enters and leaves it through as many adapters as it has
+        members there.
+        """
+        n, c = self.net, self.cal
+        inside = np.clip(n.node // np.maximum(stride, 1), 1, np.maximum(ranks, 1))
+        local = ranks * stride <= n.node
+        across = np.minimum(
+            inside * n.outer_bytes_per_s * c.network, n.inner_bytes_per_s * c.scale_up
+        )
+        speed = np.where(local, n.inner_bytes_per_s * c.scale_up, across)
+        return speed, np.where(local, n.inner_latency_s, n.outer_latency_s)
+
+    def _ring(
+        self, payload: Array, ranks: Array, stride: Array, rounds: float = 1.0, pieces: float = 1.0
+    ) -> Array:
+        """Seconds of `rounds` all-gathers or reduce-scatters of `payload` bytes in full.
+
+        Each is a ring: a hop per rank, most of them inside nodes, in `pieces` of equal size.
+        """
+        speed, latency = self._link(ranks, stride)
+        inside = np.clip(self.net.node // np.maximum(stride, 1), 1, np.maximum(ranks, 1))
+        nodes = ranks / inside
+        hops = nodes * latency + (ranks - nodes) * self.net.inner_latency_s
+        moved = payload * (ranks - 1.0) / ranks / speed
+        return np.where(ranks > 1, rounds * (moved + pieces * (hops + LAUNCH_S)), 0.0)
+
+    def _tensor(self) -> Array:
+        """Two all-reduces per layer, or as many pairs of all-gather and reduce-scatter."""
+        tp = self.plans.tensor
+        reductions = 1.0 if any(g.parallel for g in self.job.model.layers) else 2.0
+        payload = 2.0 * self.tokens * self.shape.hidden
+        time = self._ring(payload, tp, np.ones_like(tp), 2.0 * reductions)
+        if self.r.overlap_tensor:
+            # Chunks of the product hide all but the first and last chunk.
+            compute = self.cal.gemm * self.columns["gemm_f"]
+            rest = self.cal.overlap_rest
+            time = np.maximum(time - compute * (1 - rest), time * rest)
+        return time
+
+    def _context(self) -> Array:
+        """Keys and values of all ranks pass by; what outlasts attention is exposed."""
+        cp = self.plans.context
+        if np.all(cp == 1):
+            return np.zeros(len(self.plans))
+        width = np.mean([
+            g.mixer.kv_heads * (g.mixer.head_dim + (g.mixer.v_head_dim or g.mixer.head_dim))
+            if g.mixer.kind == "attention" else 0.0 for g in self.job.model.layers
+        ])  # fmt: skip
+        payload = 2.0 * self.tokens * cp * width / self.plans.tensor
+        time = self._ring(payload, cp, self.plans.tensor)
+        shown = np.maximum(time - self.cal.attention * self.columns["attention_f"], 0.1 * time)
+        return np.where(cp > 1, shown + RING_STEP_S * cp, 0.0)
+
+    def _experts(self) -> Array:
+        """Dispatch and combine: tokens for other nodes leave once per node through one adapter.
+
+        A token whose k experts are spread over g nodes visits (g - 1)(1 - (1 - 1/g)^k) others on
+        average, and is shared out there over the fast links (DeepSeek-V3, section 3.2.2).
+        """
+        ep = self.plans.expert
+        moe = [g for g in self.job.model.layers if g.ffn.kind == "moe"]
+        if not moe or np.all(ep == 1):
+            return np.zeros(len(self.plans))
+        share = sum(g.count for g in moe) / self.job.model.depth
+        k = np.mean([g.ffn.experts_per_token for g in moe])
+        sp = np.where(self.plans.sequence_parallel, self.plans.tensor, 1)
+        width = 2.0 if self.bits > 8 else 1.5
+        token = self.tokens / sp * self.shape.hidden * width
+        n, c = self.net, self.cal
+        reached = c.exchange_fused if self.r.fused_exchange else c.exchange
+        local = np.minimum(n.node, ep)
+        nodes = ep / local
+        inner = token * k * (1.0 - 1.0 / local) / (n.inner_bytes_per_s * reached)
+        visited = (nodes - 1.0) * (1.0 - (1.0 - 1.0 / nodes) ** k)
+        outer = token * visited / (n.outer_bytes_per_s * c.network)
+        time = 2.0 * share * (inner + outer + LAUNCH_S)
+        if self.r.overlap_expert:
+            compute = self.columns["gemm_f"] + self.columns["attention_f"]
+            time = np.maximum(time - compute, 0.15 * time)
+        return np.where(ep > 1, time, 0.0)
+
+    def _gathered(self, forward: Array, backward: Array) -> tuple[Array, Array]:
+        """ZeRO-3: a layer's weights are gathered twice and its gradients scattered, beside it."""
+        sharded = self.plans.zero == 3
+        if not np.any(sharded):
+            return np.zeros(len(self.plans)), np.zeros(len(self.plans))
+        s, plans = self.shape, self.plans
+        per_layer = (
+            s.split / plans.tensor + s.replicated + s.experts / (plans.expert * plans.expert_tensor)
+        )
+        stride = plans.tensor
+        # Implementations that do not look ahead gather each matrix by itself.
+        pieces = 1.0 if self.r.overlap_data else MATRICES_PER_LAYER
+        gather = self._ring(2.0 * per_layer, plans.shard, stride, 1.0, pieces)
+        scatter = self._ring(self.r.gradient_bytes * per_layer, plans.shard, stride, 1.0, pieces)
+        both = gather + scatter
+        if self.r.overlap_data:
+            hidden = self.cal.contention
+            f = np.maximum(gather - forward, 0.0) + hidden * np.minimum(gather, forward)
+            b = np.maximum(both - backward, 0.0) + hidden * np.minimum(both, backward)
+        else:
+            f, b = gather, both
+        # A pipeline keeps gathered weights and gradients until the step's last micro-batch.
+        often = np.where(plans.pipeline > 1, 1.0 / self.m, 1.0)
+        return np.where(sharded, f * often, 0.0), np.where(sharded, b * often, 0.0)
+
+    def _balanced(self) -> Array:
+        depth = self.job.model.depth
+        chunks = self.plans.pipeline * self.plans.virtual
+        return (depth % chunks > 0) & ((depth + 2) % chunks == 0) & (self.plans.pipeline > 1)
+
+    def _bubble(self, stage: Array, mean: Array, wgrad: Array, layer: Array) -> Array:
+        p, v = self.plans.pipeline.astype(float), self.plans.virtual.astype(float)
+        kind = self.plans.schedule
+        weight = mean * wgrad / np.maximum(layer, 1e-30)
+        # One pass through all stages takes their mean p times; the fullest one then repeats.
+        plain = (p - 1.0) * mean - (stage - mean)
+        plain = np.maximum(plain, 0.0)
+        scale = np.where(v > 1, 1.0 / v, 1.0)
+        zero = np.maximum(1.0 - 2.0 * weight / mean, 0.0)
+        dual = np.maximum(p / 2.0 - 1.0, 0.0) / np.maximum(p - 1.0, 1.0)
+        dual = dual * np.maximum(1.0 - 3.0 * weight / mean, 0.1)
+        scale = np.where(kind == SCHEDULES.index("zero-bubble"), zero, scale)
+        scale = np.where(kind == SCHEDULES.index("dualpipe"), dual, scale)
+        return np.where(p > 1, plain * scale, 0.0)
+
+    def _transfer(self) -> Array:
+        """Activations forward and gradients back between stages, once per chunk."""
+        p, v = self.plans.pipeline, self.plans.virtual
+        size = 2.0 * self.tokens * self.shape.hidden / self.plans.tensor
+        n = self.net
+        stride = self.plans.tensor * self.plans.context * self.plans.data
+        local = stride * 2 <= n.node
+        speed = np.where(local, n.inner_bytes_per_s * self.cal.scale_up,
+                         n.outer_bytes_per_s * self.cal.network)  # fmt: skip
+        each = size / speed + np.where(local, n.inner_latency_s, n.outer_latency_s) + LAUNCH_S
+        # Interleaved schedules send ahead of need; only the fill of the pipeline waits.
+        waits = np.where(v > 1, TRANSFER_REST * self.m * v + p - 1.0, self.m + p - 1.0)
+        return np.where(p > 1, 2.0 * waits * each, 0.0)
+
+    def _gradients(self, backward: Array, forward: Array) -> Array:
+        """Reduce gradients and share new weights over the data ranks, beside compute if asked."""
+        plans = self.plans
+        ranks = plans.data * plans.context
+        dense, experts = stage_parameters(self.job, self.r, plans)
+        stride = plans.tensor
+        group = plans.expert * plans.expert_tensor
+        owners = np.maximum(ranks * plans.tensor // group, 1)
+        width = self.r.gradient_bytes
+        if self.r.adapters:
+            return np.zeros(len(plans))
+        reduce = self._ring(width * dense, ranks, stride)
+        reduce = reduce + self._ring(width * experts, owners, np.minimum(group, self.net.node))
+        back = np.where(plans.zero == 0, width, 2.0)
+        share = self._ring(dense * back, ranks, stride)
+        share = share + self._ring(experts * back, owners, np.minimum(group, self.net.node))
+        if not self.r.overlap_data:
+            return np.where(plans.zero == 3, 0.0, reduce + share)
+        shown = self.cal.contention
+        b = np.maximum(reduce - backward, 0.0) + shown * np.minimum(reduce, backward)
+        f = np.maximum(share - forward, 0.0) + shown * np.minimum(share, forward)
+        # Sharded gradients cannot wait for the last micro-batch: each one's are reduced.
+        b = np.where(plans.zero == 2, self.m * b, b)
+        return np.where(plans.zero == 3, 0.0, b + f)
+
+    def _optimizer(self) -> Array:
+        """Read gradient, state and master weights, write them and the 16-bit weights."""
+        plans = self.plans
+        dense, experts = stage_parameters(self.job, self.r, plans)
+        if self.r.adapters:
+            return np.zeros(len(plans))
+        ranks = np.where(plans.zero >= 1, plans.shard, 1).astype(float)
+        group = plans.expert * plans.expert_tensor
+        owners = np.maximum(np.where(plans.zero >= 1, ranks * plans.tensor / group, 1.0), 1.0)
+        owned = dense / ranks + experts / owners
+        moved = 2.0 * self.r.state_bytes + OPTIMIZER_PASSES_BYTES
+        time = owned * moved / (0.85 * self.device.memory.bandwidth_bytes_per_s)
+        if self.r.offload == "none":
+            return time
+        host = self.cluster.host if self.cluster else None
+        per_node = self.net.node
+        memory = host.memory_bandwidth_bytes_per_s if host else DEFAULT_HOST_BYTES_PER_S
+        link = owned * (self.r.gradient_bytes + 2.0) / self.device.links.host_bytes_per_s
+        cpu = owned * per_node * moved / (memory * CPU_ADAM_SHARE)
+        time = np.maximum(link, cpu)
+        if self.r.offload == "nvme":
+            read = (host.nvme_read_bytes_per_s if host else 0.0) or DEFAULT_NVME_BYTES_PER_S
+            write = (host.nvme_write_bytes_per_s if host else 0.0) or DEFAULT_NVME_BYTES_PER_S
+            state = owned * per_node * self.r.state_bytes
+            time = np.maximum(time, state / read + state / write)
+        return time
+
+    def _flop(self) -> Array:
+        k, plans = self.columns, self.plans
+        rounds = np.where(plans.recompute == FULL, 4.0, 3.0)
+        again = np.where(plans.recompute == SELECTIVE, k["core_flop"], 0.0)
+        layer = self.layers * (rounds * k["flop"] + again)
+        return self.m * (layer + k["head_flop"] / plans.pipeline)
+
+
+ROUTING_KERNELS, KERNELS_PER_EXPERT = 60.0, 8.0
+"""Small kernels of top-k, permutation and padding per layer, and per local expert where each
+expert's products are launched one by one; estimates from open training stacks."""
+LAUNCH_S = 6e-6
+"""Start-up of one collective of a library such as NCCL, between streams; estimate."""
+RING_STEP_S = 2e-5
+"""Launches and the merge of partial outputs per step of a ring over contexts; estimate."""
+MATRICES_PER_LAYER = 4.0
+"""Projections of attention and feed-forward that are gathered one by one."""
+TRANSFER_REST = 0.25
+"""Share of interleaved stage transfers that waits; estimate."""
+DEFAULT_HOST_BYTES_PER_S = 400e9
+DEFAULT_NVME_BYTES_PER_S = 25e9
+"""A two-socket server's memory and its local drives, where the catalog names no host."""

@@ -1,0 +1,98 @@
+import json
+
+import pytest
+
+from isoflop.cli import main
+from isoflop.training.plan import Recipe, TrainingJob, TrainingPlan, parse_training_plan
+
+
+def run(capsys, *arguments: str) -> str:
+    main(["plan", *arguments])
+    return capsys.readouterr().out
+
+
+def test_the_screen_answers_every_question(capsys):
+    out = run(capsys, "llama-3.1-8b", "--on", "64xdgx-h100", "--tokens", "1T",
+              "--why-not", "tp8,mb1,zero1")  # fmt: skip
+    for words in ("Plan", "MFU", "HFU", "days", "USD", "MWh", "Goodput", "Memory", "bound by",
+                  "What would help most", "Runner-up", "Why not", "plans in"):  # fmt: skip
+        assert words in out
+
+
+def test_json_round_trips_the_plan(capsys):
+    out = json.loads(run(capsys, "gpt3-13b", "--on", "32xdgx-a100", "--json"))
+    assert out["fits"]
+    assert out["step_s"] == pytest.approx(sum(out["step_parts_s"].values()))
+    assert out["memory_bytes"] <= out["usable_bytes"]
+    plan = parse_training_plan(out["plan"])
+    assert plan.devices == 32
+    assert parse_training_plan(plan.describe()) == plan
+    search = out["search"]
+    assert search["considered"] == search["too_large"] + search["outbid"] + search["priced"]
+    named = json.loads(run(capsys, "gpt3-13b", "--on", "32xdgx-a100", "--json",
+                           "--plan", out["plan"]))  # fmt: skip
+    assert named["step_s"] == pytest.approx(out["step_s"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "tp3"], "divide"),
+        (["llama-3.1-8b", "--on", "60xh100-sxm", "--plan", "tp5"], "tensor degree of 5"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "tp4,mb3"], "micro-batch"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp64"], "32 layers"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "ep8"], "no experts"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "warp9"], "not understood"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "zero7"], "zero"),
+        (["llama-3.1-405b", "--on", "8xh100-sxm"], "leanest"),
+        (["llama-3.1-70b", "--on", "8xh100-sxm", "--plan", "tp1,mb1,zero0"], "usable"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--tokens", "soon"], "tokens"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--seq", "0"], "at least 1"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--format", "fp3"], "fp3"),
+        (["llama-3.1-8b", "--on", "8xa100-80gb-sxm", "--plan", "tp8", "--emit", "jax"], "settings"),
+        (["llama-3.1-8b", "--on", "8xh100-sxm", "--batch", "1M", "--global-batch", "8"], "both"),
+    ],
+)
+def test_bad_input_is_a_sentence(capsys, arguments, words):
+    with pytest.raises(SystemExit) as caught:
+        main(["plan", *arguments])
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("framework", "words"),
+    [
+        ("megatron", ["--tensor-model-parallel-size 4", "--sequence-parallel",
+                      "--use-distributed-optimizer", "--recompute-granularity full"]),
+        ("torchtitan", ["tensor_parallel_degree = 4", "pipeline_parallel_degree = 2"]),
+        ("deepspeed", ['"stage": 1', '"train_batch_size": 1024']),
+    ],
+)  # fmt: skip
+def test_settings(capsys, framework, words):
+    out = run(capsys, "llama-3.1-8b", "--on", "64xdgx-h100", "--plan",
+              "tp4,pp2,sp,mb1,zero1,full", "--emit", framework)  # fmt: skip
+    for word in words:
+        assert word in out
+
+
+def test_a_chart_is_written_whole(tmp_path, capsys):
+    pytest.importorskip("vl_convert")
+    path = tmp_path / "plan.svg"
+    run(capsys, "gpt3-1.3b", "--on", "8xdgx-a100", "--plot", str(path))
+    assert path.read_text().startswith("<svg")
+
+
+def test_offload_makes_room():
+    from isoflop.hardware import load_accelerator
+    from isoflop.models import load_model
+    from isoflop.training.report import describe_plan
+
+    job = TrainingJob(model=load_model("llama-2-7b"), global_batch=8, sequence_tokens=2048)
+    device, plan = load_accelerator("h100-sxm"), TrainingPlan(zero=0, recompute="full")
+    here = describe_plan(job, Recipe(), device, 1, plan)
+    away = describe_plan(job, Recipe(offload="cpu"), device, 1, plan)
+    assert sum(away.memory.values()) < 0.6 * sum(here.memory.values())
+    assert away.step_s > here.step_s

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from isoflop.evidence.predict import predict_cases
+from isoflop.evidence.read import read_cases
+from isoflop.evidence.summary import summarise
+from tests.shared_data import data
+
+
+@pytest.fixture(scope="module")
+def predictions():
+    return predict_cases(read_cases(data("training/measurements.csv")))
+
+
+def errors(predictions, role: str, *parts: str) -> np.ndarray:
+    out = []
+    for p in predictions:
+        c = p.case
+        if p.predicted is None or c.role != role or c.metric == "training_memory_bytes":
+            continue
+        if parts and not any(s in c.source for s in parts):
+            continue
+        ratio = p.predicted / c.measured
+        out.append(abs((ratio if c.metric == "step_s" else 1 / ratio) - 1))
+    return np.array(out)
+
+
+def test_no_row_is_dropped(predictions):
+    path = data("training/measurements.csv")
+    assert len(predictions) == sum(1 for _ in path.open()) - 1
+    assert all(p.predicted is not None or p.reason for p in predictions)
+    assert sum(p.predicted is not None for p in predictions) > 0.85 * len(predictions)
+
+
+def test_sources_never_fitted(predictions):
+    error = errors(predictions, "check")
+    assert len(error) > 300
+    assert np.median(error) <= 0.06
+    assert error.mean() <= 0.12
+
+
+@pytest.mark.parametrize(
+    ("source", "mean"),
+    [
+        ("A100 80GB with", 0.08), ("H100 80GB BF16 (Large", 0.08), ("cases_april2021", 0.08),
+        ("vTrain MICRO24", 0.08), ("docs/performance.md", 0.08), ("model_table", 0.12),
+    ],
+)  # fmt: skip
+def test_each_dense_source(predictions, source, mean):
+    error = errors(predictions, "check", source)
+    assert len(error) >= 5
+    assert error.mean() <= mean
+
+
+def test_the_chosen_plan_is_near_the_fastest_measured(predictions):
+    groups: dict[tuple, list[tuple[float, float]]] = {}
+    for p in predictions:
+        if p.predicted and "vTrain" in p.case.source:
+            key = p.case.training.job.model.depth, p.case.training.job.global_batch
+            groups.setdefault(key, []).append((p.predicted, p.case.measured))
+    assert len(groups) == 3
+    for rows in groups.values():
+        table = np.array(rows)
+        assert table[np.argmin(table[:, 0]), 1] <= 1.03 * table[:, 1].min()
+
+
+def test_peak_memory(predictions):
+    ratio = np.array([
+        p.predicted / p.case.measured for p in predictions
+        if p.predicted and p.case.metric == "training_memory_bytes"
+    ])  # fmt: skip
+    assert len(ratio) == 27
+    assert np.abs(ratio - 1).mean() <= 0.05
+    assert np.abs(ratio - 1).max() <= 0.20
+
+
+def test_single_node_table():
+    cases = read_cases(data("training/vtrain_single_node.csv"))
+    items = predict_cases(cases[::7])
+    error = np.array([abs(p.predicted / p.case.measured - 1) for p in items])
+    assert error.mean() <= 0.12
+    assert summarise(items).rows()[0]["baseline_mean_abs_pct"] > 50

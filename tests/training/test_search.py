@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isoflop.errors import DoesNotFit, InvalidPlan
+from isoflop.hardware import load_accelerator, load_fleet
+from isoflop.models import FeedForward, LayerGroup, Mixer, ModelSpec, load_model
+from isoflop.training.plan import Plans, Recipe, TrainingJob
+from isoflop.training.search import bound_s, search_plans
+from isoflop.training.space import SpaceLimits, enumerate_plans
+from isoflop.training.time import StepPricer
+
+ALL = SpaceLimits(schedules=("gpipe", "1f1b", "interleaved", "zero-bubble", "dualpipe"))
+
+
+def small(layers: int, heads: int, experts: int = 0) -> ModelSpec:
+    hidden = heads * 64
+    ffn = (
+        FeedForward(kind="moe", inner=hidden, experts=experts, experts_per_token=2)
+        if experts
+        else FeedForward(kind="gated", inner=4 * hidden)
+    )
+    mixer = Mixer(kind="attention", heads=heads, kv_heads=heads, head_dim=64)
+    return ModelSpec(
+        id="s", name="small", hidden=hidden, vocab=32000, max_context=4096, source="test",
+        layers=(LayerGroup(count=layers, mixer=mixer, ffn=ffn),),
+    )  # fmt: skip
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    layers=st.sampled_from([4, 6, 8]), heads=st.sampled_from([4, 8, 16]),
+    experts=st.sampled_from([0, 4]), count=st.sampled_from([2, 4, 8, 16]),
+    batch=st.sampled_from([8, 24, 64]), device=st.sampled_from(["h100-sxm", "a100-80gb-sxm"]),
+    fmt=st.sampled_from(["bf16", "fp8-e4m3"]),
+)  # fmt: skip
+def test_optimum_equals_brute_force_and_the_bound_holds(
+    layers, heads, experts, count, batch, device, fmt
+):
+    if device.startswith("a100"):
+        fmt = "bf16"
+    job = TrainingJob(model=small(layers, heads, experts), global_batch=batch, sequence_tokens=1024)
+    accelerator = load_accelerator(device)
+    recipe = Recipe(format=fmt)
+    quick = search_plans(job, recipe, accelerator, count, limits=ALL)
+    full = search_plans(job, recipe, accelerator, count, limits=ALL, prune=False)
+    assert quick.seconds[0] == full.seconds.min()
+    assert quick.considered == quick.too_large + quick.outbid + quick.priced
+    pricer = StepPricer(job=job, recipe=recipe, device=accelerator)
+    assert np.all(bound_s(pricer, full.plans) <= full.seconds * (1 + 1e-9))
+
+
+@given(count=st.sampled_from([8, 48, 96]), batch=st.sampled_from([96, 192]))
+@settings(max_examples=6, deadline=None)
+def test_every_plan_divides(count, batch):
+    job = TrainingJob(model=small(12, 12), global_batch=batch, sequence_tokens=2048)
+    p = enumerate_plans(job, count, ALL)
+    assert np.all(p.tensor * p.pipeline * p.data * p.context == count)
+    assert np.all(batch % (p.data * p.micro_batch) == 0)
+    assert np.all(12 % p.tensor == 0)
+    assert np.all(p.data * p.context % p.shard == 0)
+    rows = np.stack([getattr(p, n) for n in (
+        "tensor", "pipeline", "context", "data", "expert", "micro_batch", "virtual", "schedule",
+        "zero", "recompute", "sequence_parallel", "shard")], axis=1)  # fmt: skip
+    assert len(np.unique(rows, axis=0)) == len(rows)
+
+
+def test_pareto_holds_no_beaten_plan():
+    device, count, cluster = load_fleet("64xdgx-h100")
+    job = TrainingJob(model=load_model("llama-3.1-8b"), global_batch=256, sequence_tokens=4096)
+    found = search_plans(job, Recipe(), device, count, cluster, slack=1.5)
+    front = found.pareto()
+    assert front[0] == 0
+    for i in front:
+        better = (found.seconds < found.seconds[i]) & (found.memory_bytes < found.memory_bytes[i])
+        assert not better.any()
+
+
+def test_a_plan_prices_the_same_alone_and_among_many():
+    device, count, cluster = load_fleet("32xdgx-h100")
+    job = TrainingJob(model=load_model("mixtral-8x7b"), global_batch=64, sequence_tokens=4096)
+    found = search_plans(job, Recipe(), device, count, cluster)
+    pricer = StepPricer(job=job, recipe=Recipe(), device=device, cluster=cluster)
+    for i in (0, len(found.seconds) // 2, len(found.seconds) - 1):
+        alone = pricer.price(Plans.of([found.plans.at(i)])).seconds[0]
+        assert alone == pytest.approx(found.seconds[i], rel=1e-9)
+
+
+def test_a_fleet_too_small_names_the_leanest_plan():
+    device, _, cluster = load_fleet("h100-sxm")
+    job = TrainingJob(model=load_model("llama-3.1-405b"), global_batch=16, sequence_tokens=4096)
+    with pytest.raises(DoesNotFit, match="leanest") as caught:
+        search_plans(job, Recipe(), device, 8, cluster)
+    assert caught.value.needed_bytes > caught.value.available_bytes
+
+
+def test_a_batch_that_divides_nothing_is_a_sentence():
+    job = TrainingJob(model=small(4, 4), global_batch=3, sequence_tokens=1025)
+    with pytest.raises(InvalidPlan, match="divide"):
+        enumerate_plans(job, 64)
