@@ -8,7 +8,7 @@ EXTRAS := fit,fast,plot,data
 demo: $(VENV)/.installed
 	@$(BIN)/isoflop explain llama-3.1-8b --on h100-sxm
 	@echo "\n--- Which GPUs, for a promise? isoflop advise ---\n"
-	@$(BIN)/isoflop advise llama-3.1-8b --on 8xh100-sxm,8xl40s --traffic demo --slo "ttft<500ms@p99,tpot<40ms@p95"
+	@$(BIN)/isoflop advise llama-3.1-8b --on 8xh100-sxm,8xa100-80gb-sxm --traffic demo --slo "ttft<500ms@p99,tpot<40ms@p95"
 	@echo "\n--- Which training plan? isoflop plan ---\n"
 	@$(BIN)/isoflop plan llama-3.1-70b --on 512xdgx-h100 --tokens 2T
 	@echo "\n--- What do these runs say of a budget? isoflop fit, isoflop spend ---\n"

@@ -110,6 +110,11 @@ def main() -> None:
     end_to_end(data)
     speed()
     command_line()
+    from benchmarks import scaling, serving, training
+
+    serving.main()
+    scaling.main(data / "data/laws")
+    training.main()
     print("number formats: python -m benchmarks.numerics")
 
 

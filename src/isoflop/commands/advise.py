@@ -119,12 +119,14 @@ def _print(found: Advice, changes: list[dict[str, Any]]) -> None:
     rows = []
     for f in found.finalists:
         v = f.report.summary
-        cells = [_short(f), f"{f.candidate.usd_per_hour:,.2f}", show_s(v["ttft_s"]["p99"]),
+        cells = [_short(f), f"{f.candidate.usd_per_hour:,.2f}" if c.step.device.price else
+                 f"{f.candidate.devices} devices", show_s(v["ttft_s"]["p99"]),
                  _time(v["tpot_s"]["p95"]), show_s(v["e2e_s"]["p99"]), f"{v['utilization']:.0%}",
                  "chosen" if f is best else _why_lost(f, best)]  # fmt: skip
         rows.append(cells)
-    out.print(table("Simulated finalists, cheapest first", ["configuration", "USD/h", "ttft p99",
-              "tpot p95", "e2e p99", "busy", "verdict"], rows, wrap=True))  # fmt: skip
+    needs = "USD/h" if c.step.device.price else "needs"
+    columns = ["configuration", needs, "ttft p99", "tpot p95", "e2e p99", "busy", "verdict"]
+    out.print(table("Simulated finalists, cheapest first", columns, rows, wrap=True))
     rows = [[r["change"], "-" if r["devices"] is None else str(r["devices"]),
              _time(r["tpot_s"]), "-" if r["batch"] is None else f"{r['batch']:.1f}"]
             for r in changes]  # fmt: skip

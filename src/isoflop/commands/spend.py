@@ -65,9 +65,9 @@ def spend(
     if json:
         from ._output import print_json
 
-        more = {"budget": amount.text, "budget_note": amount.note, "mfu_ends": ends,
+        extra = {"budget": amount.text, "budget_note": amount.note, "mfu_ends": ends,
                 "inference_tokens": served, "next_runs": proposals}  # fmt: skip
-        print_json({**found.as_dict(), **more})
+        print_json({**found.as_dict(), **extra})
     else:
         _print(found, amount, served, ends, proposals)
 

@@ -131,6 +131,13 @@ def advise(
     rest by price, and the simulator, on the trace itself, has the last word.
     """
     began = time.perf_counter()
+    unpriced = [d.name for d, _, _ in fleets if d.price is None]
+    if unpriced and len(fleets) > 1:
+        raise InvalidInput(
+            f"The catalog has no public price of {', '.join(unpriced)}, so the fleets cannot be "
+            "compared. Ask about it alone, or add a price in a catalog folder of your own "
+            "(ISOFLOP_CATALOG)."
+        )
     load = load_of(trace)
     if load.longest > model.max_context:
         raise InvalidInput(
