@@ -27,6 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "isoflop.commands.advise:advise",
         "The cheapest serving configuration that keeps a latency promise, and why.",
     ),
+    "methods": (
+        "isoflop.commands.methods:app",
+        "Serving ideas from papers, priced for a model and a device.",
+    ),
     "fit": (
         "isoflop.commands.fit:fit",
         "A scaling law from training runs, with honest intervals.",

@@ -15,8 +15,8 @@ Frantar et al. 2024, MARLIN: until which batch 4-bit weights pay.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -191,6 +191,30 @@ def systolic(step: StepModel, question: Question) -> Section:
         "each tile fills and drains over rows + columns cycles, so few rows leave it idle."
     )
     return "PE utilisation", ["product", "rows", "n", "k", "busy"], rows, note
+
+
+def weight_gain(step: StepModel, name: str, batches: Sequence[int]) -> dict[str, Any]:
+    """What weights in the format `name` change: bytes of one rank, step seconds, until when.
+
+    MARLIN's question (Frantar et al. 2024): until which batch does a weight format pay.
+    """
+    from attrs import evolve
+
+    from ..cost.memory import weight_bytes
+
+    sizes = np.array(batches, float) / (step.plan.data * step.plan.pipeline)
+    batch = Batch(decode_sequences=sizes, decode_context=2048.0)
+    plan = evolve(step.plan, formats=evolve(step.plan.formats, weights=name, experts=""))
+    other = StepModel(model=step.model, plan=plan, device=step.device, cluster=step.cluster,
+                      engine=step.engine)  # fmt: skip
+    wide, narrow = step.step_s(batch), other.step_s(batch)
+    pays = [b for b, g in zip(batches, wide / narrow) if g > PAYS]
+    return {
+        "format": name, "wide_s": wide.tolist(), "seconds": narrow.tolist(),
+        "gain": (wide / narrow).tolist(), "pays_until": max(pays) if pays else None,
+        "wide_bytes": weight_bytes(step.model, step.plan, step.operators),
+        "bytes": weight_bytes(other.model, other.plan, other.operators),
+    }  # fmt: skip
 
 
 def weights(step: StepModel, question: Question) -> Section:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -12,6 +12,7 @@ from ..errors import InvalidInput
 _JSON = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 _FLAG = Parameter(negative=())
 WORST_LAYERS = 12
+SHOWN_BATCHES = (1, 8, 32, 64, 128, 256, 512)
 
 
 def quantize(
@@ -30,6 +31,8 @@ def quantize(
     bits_per_weight: float | None = None,
     budget: str = "",
     all_layers: Annotated[bool, _FLAG] = False,
+    model: str = "",
+    on: str = "",
     json: _JSON = False,
 ) -> None:
     """Quantize a checkpoint's weight matrices and report error, bytes and outliers.
@@ -37,7 +40,7 @@ def quantize(
     Parameters
     ----------
     checkpoint
-        A .safetensors file, or a folder of them.
+        A .safetensors file, or a folder of them; `demo` for a small generated one.
     format
         A number format, see `isoflop formats list`. With --compare, the first of several.
     method
@@ -59,8 +62,29 @@ def quantize(
         an average number of bits, or within bytes such as "4 GiB".
     all_layers
         Print every layer, not only those with the largest error.
+    model, on
+        A catalog model and a device: also say what the format buys there, batch by batch.
     """
+    if str(checkpoint) == "demo":
+        from tempfile import TemporaryDirectory
+
+        from ..numerics.demo import write_demo
+
+        with TemporaryDirectory() as folder:
+            made = Path(folder)
+            weights, inputs = write_demo(made)
+            quantize(
+                weights, format=format, method=method, calibration=calibration or inputs,
+                output=output, packed=packed, resume=resume, include=include, exclude=exclude,
+                compare=compare, bits_per_weight=bits_per_weight, budget=budget,
+                all_layers=all_layers, model=model, on=on, json=json,
+            )  # fmt: skip
+        return
+    if bool(model) != bool(on):
+        raise InvalidInput("What a format buys on hardware needs both --model and --on.")
     from ..numerics.checkpoint import EXCLUDE, Settings, files_of
+
+    effect = _effect(model, on, format) if on else None
 
     files = list(files_of(checkpoint))
     options = {"include": include, "exclude": EXCLUDE if exclude is None else exclude}
@@ -75,7 +99,34 @@ def quantize(
         )
     targets = [_output_of(file, checkpoint, output) for file in files]
     reports = [_run(f, settings, calibration, t, resume) for f, t in zip(files, targets)]
-    _print(reports, json, all_layers, output)
+    _print(reports, json, all_layers, output, effect)
+
+
+def _effect(model: str, on: str, format: str) -> dict[str, Any]:
+    """What a weight format buys: bytes, and step time by batch against bf16."""
+    from ..advice.explain import BATCHES
+    from ..advice.sections import weight_gain
+    from .explain import build_step
+
+    wide = build_step(model, on, "", "bf16", "", "bf16", "default")
+    gains = weight_gain(wide, _catalog_name(format), BATCHES)
+    return {"model": wide.model.name, "device": wide.device.name, "batches": list(BATCHES),
+            **gains}  # fmt: skip
+
+
+def _catalog_name(format: str) -> str:
+    """The cost engine's entry for an emulated format: its exact id, or the closest kind."""
+    from ..catalog import paths
+
+    known = paths("formats")
+    if format in known:
+        return format
+    stem = format.split("-")[0].replace("_e4m3", "").replace("_e5m2", "")
+    if stem in known:
+        return stem
+    raise InvalidInput(
+        f"The cost engine has no entry for '{format}'. See `isoflop catalog list formats`."
+    )
 
 
 def _output_of(file: Path, checkpoint: Path, output: Path | None) -> Path | None:
@@ -158,7 +209,9 @@ def _print_comparison(rows, chosen, method, json) -> None:
         console().print(table("", ["format", "layers"], counts))
 
 
-def _print(reports, json: bool, all_layers: bool, output: Path | None) -> None:
+def _print(
+    reports: Any, json: bool, all_layers: bool, output: Path | None, effect: dict[str, Any] | None
+) -> None:
     from ..numerics.mixed import total_of
     from ..numerics.report import measures
     from ..units import show_bytes
@@ -168,7 +221,7 @@ def _print(reports, json: bool, all_layers: bool, output: Path | None) -> None:
     total = total_of(reports)
     if json:
         kept = [name for report in reports for name in report.kept]
-        print_json({"layers": layers, "total": measures(total), "kept": kept})
+        print_json({"layers": layers, "total": measures(total), "kept": kept, "hardware": effect})
         return
     layers.sort(key=lambda r: -r["relative_output_rmse"])
     shown = layers if all_layers else layers[:WORST_LAYERS]
@@ -203,5 +256,30 @@ def _print(reports, json: bool, all_layers: bool, output: Path | None) -> None:
     for report in reports:
         for note, count in report.notes.items():
             out.print(f"Note ({count} layers): {note}")
+    if effect is not None:
+        _print_effect(effect)
     if output is not None:
         out.print(f"Written to {output}.")
+
+
+def _print_effect(effect: dict[str, Any]) -> None:
+    from ..units import show_bytes, show_s
+    from ._output import console, table
+
+    at = [i for i, b in enumerate(effect["batches"]) if b in SHOWN_BATCHES]
+    rows = [
+        ["bf16", show_bytes(effect["wide_bytes"]), *(show_s(effect["wide_s"][i]) for i in at)],
+        [effect["format"], show_bytes(effect["bytes"]),
+         *(show_s(effect["seconds"][i]) for i in at)],
+        ["gain", f"{effect['wide_bytes'] / effect['bytes']:.2f}x",
+         *(f"{effect['gain'][i]:.2f}x" for i in at)],
+    ]  # fmt: skip
+    title = f"What it buys for {effect['model']} on {effect['device']}: step time by batch"
+    console().print(table(title, ["weights", "bytes", *(str(effect["batches"][i]) for i in at)],
+                          rows))  # fmt: skip
+    until = effect["pays_until"]
+    console().print(
+        f"It pays up to batch {until}."
+        if until
+        else "It pays at no batch: the device gains neither bytes that matter nor a faster rate."
+    )

@@ -58,7 +58,7 @@ def spend(
     ends = {}
     if amount.low_flop != amount.high_flop:
         ends = {
-            name: decide(believed, flop, inference_tokens=served, **given).best.inputs
+            name: decide(believed, flop, inference_tokens=served, **more).best.inputs
             for name, flop in (("low", amount.low_flop), ("high", amount.high_flop))
         }
     proposals = _proposals(runs, found) if runs else []

@@ -1,0 +1,119 @@
+"""`isoflop methods`: serving ideas from papers, priced for a model and a device."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+app = App(name="methods", help="Serving ideas from papers, priced for a model and a device.")
+
+
+@app.command(name="list")
+def list_(*, json: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """Every method, its paper and its options."""
+    from ..serving.method import find_method, method_names
+    from ._output import console, print_json, table
+
+    found = [(n, find_method(n)) for n in method_names()]
+    if json:
+        print_json([{"name": n, "title": m.title, "reference": m.reference,
+                     "options": {k: {"default": v[0], "meaning": v[1]}
+                                 for k, v in m.options.items()}} for n, m in found])  # fmt: skip
+        return
+    out = console()
+    out.print(table("", ["method", "paper", ""], [[n, m.reference, m.title] for n, m in found],
+                    left=3, wrap=True))  # fmt: skip
+    for n, m in found:
+        out.print(f"{n}: " + ", ".join(f"{k}={v[0]:g} ({v[1]})" for k, v in m.options.items()))
+
+
+@app.command
+def run(
+    name: str,
+    model: str,
+    *,
+    on: str,
+    plan: str = "",
+    weights: str = "bf16",
+    kv: str = "bf16",
+    engine: str = "default",
+    option: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """What a method does for a model on a device.
+
+    Parameters
+    ----------
+    name
+        A method; see `isoflop methods list`.
+    model
+        Catalog id or alias, or a Hugging Face config.json.
+    on
+        Device or fleet.
+    plan
+        Parallel plan; default: tensor parallel over the fleet.
+    weights
+        Number format of the weights.
+    kv
+        Number format of the cache.
+    engine
+        Engine whose overheads apply.
+    option
+        An option of the method, as name=value; may be repeated.
+    json
+        Print JSON.
+    """
+    from ..cost.engines import load_engine
+    from ..cost.step import StepModel
+    from ..errors import InvalidInput
+    from ..hardware import load_fleet
+    from ..models import load_model
+    from ..plans import Formats, Plan, parse_plan
+    from ..serving.method import find_method
+    from ._output import console, print_json, table
+
+    method = find_method(name)
+    given: dict[str, float] = {}
+    for text in option or []:
+        key, sign, value = text.partition("=")
+        try:
+            given[key.strip()] = float(value)
+        except ValueError:
+            raise InvalidInput(f"'{text}' is not an option: write name=number.") from None
+        if not sign:
+            raise InvalidInput(f"'{text}' is not an option: write name=number.")
+    device, count, cluster = load_fleet(on)
+    formats = Formats(weights=weights, kv=kv)
+    chosen = parse_plan(plan, formats) if plan else Plan(tensor=count, formats=formats)
+    # Fit is not asked for: hybrid methods are for models that do not.
+    spec = load_model(model)
+    chosen.check(spec)
+    step = StepModel(model=spec, plan=chosen, device=device, cluster=cluster,
+                     engine=load_engine(engine))  # fmt: skip
+    report = method.run(step, method.complete(given))
+    if json:
+        print_json({"method": name, "reference": method.reference, "model": spec.id,
+                    "device": device.id, "rows": report.rows(),
+                    "conclusion": report.conclusion})  # fmt: skip
+        return
+    rows = [[_cell(c, r[c]) for c in report.columns] for r in report.records]
+    heads = [c.removesuffix("_s").replace("_", " ") for c in report.columns]
+    console().print(table(report.title, heads, rows))
+    console().print(f"{report.conclusion} ({method.reference})")
+
+
+def _cell(column: str, value: Any) -> str:
+    from ..units import show_bytes, show_s
+
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if column.endswith("_per_s"):
+        return f"{value:,.4g}"
+    if column.endswith("_s"):
+        return show_s(value)
+    if column.endswith("_bytes"):
+        return show_bytes(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3g}"

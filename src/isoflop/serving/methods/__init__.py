@@ -1,0 +1,1 @@
+"""Serving methods from papers, one file each; see `isoflop.serving.method`."""
