@@ -27,6 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "isoflop.commands.advise:advise",
         "The cheapest serving configuration that keeps a latency promise, and why.",
     ),
+    "measure": (
+        "isoflop.commands.measure:measure",
+        "Calibrate a server on a measured run of its own: four numbers from half its requests.",
+    ),
     "methods": (
         "isoflop.commands.methods:app",
         "Serving ideas from papers, priced for a model and a device.",

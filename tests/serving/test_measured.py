@@ -56,3 +56,16 @@ def test_cache_capacity_in_tokens(model, device, tokens, version):
                      device=load_accelerator(device))  # fmt: skip
     server = Server(step=step, max_tokens=2048, utilization=version)
     assert server.blocks * 16 == pytest.approx(tokens, rel=0.02)
+
+
+def test_four_numbers_from_half_of_the_run():
+    from isoflop.serving.measure import calibrate, read_latencies
+
+    path = shared(f"{RUN}/requests.jsonl")
+    found, _ = calibrate(run_server(), read_trace(path), read_latencies(path))
+    assert found.fitted == found.checked == 150
+    assert found.after <= 0.03
+    assert found.after < found.before < found.baseline
+    assert 0.7 < found.decode < 1.3
+    assert found.step_s >= 0
+    assert found.sequence_s >= 0

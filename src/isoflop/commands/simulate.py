@@ -212,9 +212,10 @@ def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]
     s, out = report.summary, console()
     step = server.step
     out.print(
-        f"[bold]{step.model.name}[/] on {s['replicas']} x [bold]{step.device.name}[/] "
-        f"({s['plan']}), engine {step.engine.id.removeprefix('engine-')}, policy {s['policy']}: "
-        f"{s['requests']:,} requests over {show_s(s['duration_s'])} of simulated time"
+        f"[bold]{step.model.name}[/] on {s['devices']:g} x [bold]{step.device.name}[/] "
+        f"({s['replicas']} x {s['plan']}), engine {step.engine.id.removeprefix('engine-')}, "
+        f"policy {s['policy']}: {s['requests']:,} requests over "
+        f"{show_s(s['duration_s'])} of simulated time"
         + (f", {s['dropped']:,} too long and left out" if s["dropped"] else "")
     )
     names = {"ttft_s": "time to first token", "tpot_s": "time per output token",

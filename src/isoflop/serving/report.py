@@ -22,6 +22,7 @@ from .loop.records import (
     N_REFUSED,
     PREEMPTIONS,
     PROMPT_S,
+    PROMPT_STEPS,
     PROMPT_TOKENS,
     STEPS,
     UNIT_HITS,
@@ -206,11 +207,11 @@ def make_report(
     }
     count = {
         k: sum(i.whole(k) for i in instances)
-        for k in (PREEMPTIONS, STEPS, ITERATIONS, N_REFUSED, UNIT_HITS, UNIT_LOOKUPS)
+        for k in (PREEMPTIONS, STEPS, ITERATIONS, N_REFUSED, UNIT_HITS, UNIT_LOOKUPS, PROMPT_STEPS)
     }
     busy = total[BUSY]
     devices = replicas / server.share * server.step.plan.devices
-    watts = _watts(server, total, span * replicas)
+    watts = _watts(server, total, count, span * replicas)
     price = server.step.device.price
     usd = None if price is None else price.on_demand_usd_per_hour * devices * span / 3600.0
     rate = collected.output_tokens / span
@@ -237,7 +238,7 @@ def make_report(
         "watts_per_device": watts, "joules_per_output_token": watts * devices / rate,
         "usd_per_million_output_tokens": None if usd is None
         else usd / collected.output_tokens * 1e6,
-        "bound": _bounds(server, total),
+        "bound": _bounds(server, total, count),
         "wall_s": wall_s, "simulated_requests_per_wall_s": collected.requests / max(wall_s, 1e-9),
     }  # fmt: skip
     return ServingReport(
@@ -246,14 +247,16 @@ def make_report(
     )  # fmt: skip
 
 
-def _points(server: Server, total: dict[int, float]) -> list[tuple[float, Batch]]:
+def _points(
+    server: Server, total: dict[int, float], count: dict[int, int]
+) -> list[tuple[float, Batch]]:
     """The two kinds of second an instance spends: decoding, and on prompts, at their means."""
     busy = max(total[BUSY], 1e-12)
     plan = server.step.plan
     batch = total[BATCH_S] / busy / (plan.data * plan.pipeline)
     context = total[CONTEXT_S] / busy
     share = total[PROMPT_S] / busy
-    tokens = max(1.0, total[PROMPT_TOKENS] / max(total[PROMPT_S], 1e-12) * 0.05)
+    tokens = max(1.0, total[PROMPT_TOKENS] / max(count[PROMPT_STEPS], 1))
     return [
         (1.0 - share, Batch(decode_sequences=max(batch, 1e-3), decode_context=context)),
         (share, Batch(decode_sequences=batch, decode_context=context, prefill_sequences=1.0,
@@ -261,13 +264,13 @@ def _points(server: Server, total: dict[int, float]) -> list[tuple[float, Batch]
     ]  # fmt: skip
 
 
-def _bounds(server: Server, total: dict[int, float]) -> dict[str, float]:
+def _bounds(server: Server, total: dict[int, float], count: dict[int, int]) -> dict[str, float]:
     """Share of busy time bound by compute, memory, network and host, at the mean step."""
     from ..cost.matrix import roofline_s
 
     step = server.step
     shares: dict[str, float] = {"compute": 0.0, "memory": 0.0, "network": 0.0, "overhead": 0.0}
-    for weight, batch in _points(server, total):
+    for weight, batch in _points(server, total, count):
         times = step.operator_s(batch)
         parts = roofline_s(step.matrix, step.peaks, batch)
         names = list(parts)
@@ -281,12 +284,14 @@ def _bounds(server: Server, total: dict[int, float]) -> dict[str, float]:
     return shares
 
 
-def _watts(server: Server, total: dict[int, float], device_s: float) -> float:
+def _watts(
+    server: Server, total: dict[int, float], count: dict[int, int], device_s: float
+) -> float:
     """Mean board power: idle outside steps, at the mean step's load inside."""
     step = server.step
     device = step.device
     watts = 0.0
-    for weight, batch in _points(server, total):
+    for weight, batch in _points(server, total, count):
         seconds = float(step.step_s(batch))
         flop = float(step.matrix.total("flop", batch)) / seconds
         moved = (

@@ -152,7 +152,8 @@ def advise(
     for candidate in _different(found):
         if progress is not None:
             progress(f"simulating {candidate.describe()}")
-        confirmed = confirm(candidate, trace, promises, _fleet(fleets, candidate))
+        ceiling = math.inf if best is None else best.candidate.usd_per_hour
+        confirmed = confirm(candidate, trace, promises, _fleet(fleets, candidate), ceiling)
         finalists.append(confirmed)
         if confirmed.kept and (best is None or _price(confirmed) < _price(best)):
             best = confirmed
@@ -196,9 +197,15 @@ def _different(found: Sequence[Candidate]) -> list[Candidate]:
 
 
 def confirm(
-    candidate: Candidate, trace: Trace, promises: Sequence[Promise], fleet: int
+    candidate: Candidate,
+    trace: Trace,
+    promises: Sequence[Promise],
+    fleet: int,
+    ceiling: float = math.inf,
 ) -> Confirmed:
     """Simulate a candidate on its share of the trace; add replicas until the promises hold.
+
+    No replica is added that would make it as dear as `ceiling`: it could not win any more.
 
     One replica gets every n-th request: with equal replicas in turn the others look the same.
     """
@@ -210,6 +217,8 @@ def confirm(
         more = max(candidate.replicas + 1, math.ceil(confirmed.candidate.replicas * 1.25))
         replicas = min(most, more)
         each = candidate.usd_per_hour / math.ceil(candidate.replicas / share)
+        if each * math.ceil(replicas / share) >= ceiling:
+            break
         again = evolve(candidate, replicas=replicas,
                        usd_per_hour=each * math.ceil(replicas / share))  # fmt: skip
         candidate = again

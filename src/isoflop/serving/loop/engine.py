@@ -24,6 +24,7 @@ from .records import (
     N_WAITING,
     OWED_S,
     PROMPT_S,
+    PROMPT_STEPS,
     PROMPT_TOKENS,
     STEP,
 )  # fmt: skip
@@ -123,6 +124,7 @@ def prompt_step(r, s, t, limits):
     spend(s, seconds, 1, context)
     s.real[PROMPT_S] += seconds
     s.real[PROMPT_TOKENS] += tokens
+    s.whole[PROMPT_STEPS] += 1
     kept = 0
     for j in range(n):
         i = s.prefilling[j]

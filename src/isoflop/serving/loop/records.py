@@ -94,8 +94,8 @@ class State(NamedTuple):
 (
     STEP, N_DECODING, N_WAITING, N_ENDING, N_PENDING, N_PREFILLING, N_RUNNING, NEXT, FED, USED,
     ADMISSIONS, OLDEST, NEWEST, N_IDLE, N_GANG, PREEMPTIONS, ITERATIONS, STEPS, FINISHED, N_LOG,
-    N_REFUSED, BLOCKED, N_ADMITTED, UNIT_HITS, UNIT_LOOKUPS, WHOLE_SIZE,
-) = range(26)  # fmt: skip
+    N_REFUSED, BLOCKED, N_ADMITTED, UNIT_HITS, UNIT_LOOKUPS, PROMPT_STEPS, WHOLE_SIZE,
+) = range(27)  # fmt: skip
 """Indices of State.whole. OLDEST and NEWEST end the list of unreferenced prefix units."""
 
 (
