@@ -26,6 +26,7 @@ from ..cost.step import StepModel
 from ..cost.timing import linear
 from ..formats import load_format
 from ..units import show_bytes, show_flop, show_s
+from .work import convolutions, corrected_flop, training
 
 if TYPE_CHECKING:
     from .explain import Question
@@ -265,4 +266,7 @@ SECTIONS: dict[str, Callable[[StepModel, Question], Section]] = {
     "formulas": formulas,
     "systolic": systolic,
     "weights": weights,
+    "alpha": corrected_flop,
+    "convolutions": convolutions,
+    "training": training,
 }

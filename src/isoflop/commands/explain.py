@@ -54,8 +54,8 @@ def explain(
     engine
         Engine whose overheads apply: vllm, sglang, trtllm or default.
     sections
-        More of the answer, comma-separated: movement, io, span, formulas, systolic, weights;
-        or all.
+        More of the answer, comma-separated: movement, io, span, formulas, systolic,
+        weights, alpha, convolutions, training; or all.
     json
         Print JSON.
     plot

@@ -112,6 +112,36 @@ def collective_time_s(
     return np.where(m > 0, np.minimum(quick, bulk), 0.0)
 
 
+def hierarchical_time_s(
+    inner: CollectiveParameters, outer: CollectiveParameters, payload_bytes: ArrayLike, ranks: int,
+    per_node: int, *, inner_tier: Tier, outer_tier: Tier,
+) -> Array:  # fmt: skip
+    """Seconds of an all-reduce over nodes: scattered within, reduced across, gathered within.
+
+    Each of the `per_node` devices of a node reduces its share of the payload with its peers in
+    the other nodes, so the slow links carry payload / per_node each.
+
+    Parameters
+    ----------
+    inner, outer : CollectiveParameters
+        Of the links within and between nodes.
+    ranks : int
+        A multiple of `per_node`.
+    """
+    m = np.asarray(payload_bytes, float)
+    near, wait = inner_tier.link_bytes_per_s, inner_tier.latency_s
+    scatter = collective_time_s(inner, "reduce_scatter", m, per_node, link_bytes_per_s=near,
+                                latency_s=wait)  # fmt: skip
+    gather = collective_time_s(inner, "all_gather", m, per_node, link_bytes_per_s=near,
+                               latency_s=wait)  # fmt: skip
+    across = collective_time_s(
+        outer, "all_reduce", m / per_node, ranks // per_node,
+        link_bytes_per_s=outer_tier.link_bytes_per_s, latency_s=outer_tier.latency_s,
+        in_switch=outer_tier.in_switch_reduction,
+    )  # fmt: skip
+    return scatter + across + gather
+
+
 def tier_for(device: Accelerator, cluster: Cluster | None, ranks: int) -> Tier:
     """The innermost tier that joins `ranks` devices.
 

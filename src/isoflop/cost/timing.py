@@ -17,7 +17,12 @@ from ..formats import NumberFormat
 from ..hardware import Accelerator, Cluster, load_accelerator
 from ..plans import Plan
 from ..provenance import Label
-from .collectives import CollectiveParameters, collective_time_s, tier_for
+from .collectives import (
+    CollectiveParameters,
+    collective_time_s,
+    hierarchical_time_s,
+    tier_for,
+)  # fmt: skip
 from .features import Array, Batch
 from .kernels import DeviceShape
 from .kernels.attention import decode_time_s, prefill_time_s
@@ -261,10 +266,24 @@ class KernelTimer:
         shape = op.shape
         assert isinstance(shape, CollectiveShape)
         tier = tier_for(self.device, self.cluster, shape.ranks)
+        node = self._node
+        if shape.pattern == "all_reduce" and shape.ranks > node > 1 and shape.ranks % node == 0:
+            library = self._library(shape)
+            return hierarchical_time_s(
+                library, library, linear(op.sent, batch), shape.ranks, node,
+                inner_tier=tier_for(self.device, self.cluster, node), outer_tier=tier,
+            )  # fmt: skip
         return collective_time_s(
             self._library(shape), shape.pattern, linear(op.sent, batch), shape.ranks,
             link_bytes_per_s=tier.link_bytes_per_s, latency_s=tier.latency_s,
         )  # fmt: skip
+
+    @property
+    def _node(self) -> int:
+        """Devices that the innermost links join."""
+        if self.cluster is not None:
+            return self.cluster.tiers[0].devices
+        return max(1, self.device.links.scale_up_domain)
 
     def _library(self, shape: CollectiveShape) -> CollectiveParameters:
         if shape.pattern == "all_reduce" and self.captured and shape.ranks <= 8:
