@@ -19,6 +19,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow" -n auto
 
 test-slow: $(VENV)/.installed-test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cp]"
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.installed-lint

@@ -51,6 +51,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "isoflop.commands.plan:plan",
         "The fastest training plan that fits a fleet, its time, price and risk, and what helps.",
     ),
+    "training": (
+        "isoflop.commands.training:app",
+        "Pipeline schedules, failures and recomputation, one by one.",
+    ),
     "validate": (
         "isoflop.commands.validate:validate",
         "Predict every row of a measurement file and report the error by source.",

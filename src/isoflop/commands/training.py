@@ -1,0 +1,205 @@
+"""`isoflop training`: pipeline schedules, failures and recomputation, one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+app = App(name="training", help="Pipeline schedules, failures and recomputation, one by one.")
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+@app.command
+def schedules(
+    *,
+    stages: int = 4,
+    micro_batches: int = 16,
+    chunks: int = 2,
+    forward: float = 1.0,
+    backward: float = 1.0,
+    weight: float = 1.0,
+    transfer: float = 0.0,
+    json: Flag = False,
+    plot: Path | None = None,
+) -> None:
+    """Pipeline schedules event by event, beside their closed forms.
+
+    Parameters
+    ----------
+    stages
+        Pipeline stages.
+    micro_batches
+        Micro-batches of a step.
+    chunks
+        Model chunks per stage, for the interleaved schedule.
+    forward
+        Seconds of one micro-batch forward on one stage.
+    backward
+        Seconds of its inputs' gradient.
+    weight
+        Seconds of its weights' gradient.
+    transfer
+        Seconds to send activations to the next stage.
+    json
+        Print JSON.
+    plot
+        Draw the timelines: .svg, .png or .html.
+    """
+    from ..errors import InvalidInput
+    from ..training.schedule import StageTimes, find_schedule, schedule_names
+    from ._output import console, print_json, table
+
+    for name, value in (("forward", forward), ("backward", backward), ("weight", weight)):
+        if not 0 < value < float("inf"):
+            raise InvalidInput(f"The {name} time is {value}; it must be a positive number.")
+    if not 0 <= transfer < float("inf"):
+        raise InvalidInput(f"The transfer time is {transfer}; it must be zero or more.")
+    t = StageTimes(forward_s=forward, backward_s=backward, weight_s=weight)
+    rows, lines = [], {}
+    for name in schedule_names():
+        schedule = find_schedule(name)
+        v = chunks if name == "interleaved" else 1
+        line = schedule.run([t] * stages, micro_batches, chunks=v, transfer_s=transfer)
+        lines[name] = line
+        rows.append({"schedule": name, "total_s": line.total_s,
+                     "closed_form_s": schedule.closed_form_s(stages, micro_batches, v, t),
+                     "bubble": line.bubble, "peak_in_flight": max(line.peak_in_flight),
+                     "reference": schedule.reference})  # fmt: skip
+    if json:
+        print_json(rows)
+    else:
+        shown = [[r["schedule"], f"{r['total_s']:.4g}", f"{r['closed_form_s']:.4g}",
+                  f"{r['bubble']:.1%}", f"{r['peak_in_flight']:.3g}", r["reference"]]
+                 for r in rows]  # fmt: skip
+        title = f"{stages} stages, {micro_batches} micro-batches"
+        columns = ["schedule", "step", "closed form", "bubble", "most in flight", "paper"]
+        console().print(table(title, columns, shown))
+        console().print("Closed forms hold for even stages and free transfers.")
+    if plot is not None:
+        from ..plots.chart import save
+        from ..plots.pipeline import chart
+
+        save(chart(lines), plot)
+        if not json:
+            print(f"Chart written to {plot}.")
+
+
+@app.command
+def failures(
+    *,
+    devices: int,
+    per_device_hour: float = 0.0,
+    restart: float = 600.0,
+    checkpoint: float = 60.0,
+    days: float = 30.0,
+    runs: int = 200,
+    json: Flag = False,
+) -> None:
+    """Checkpoint interval and goodput: Young, Daly, and a simulation.
+
+    Parameters
+    ----------
+    devices
+        Devices of the job.
+    per_device_hour
+        Failures per device-hour; default: Llama 3's 419 in 54 days on 16,384 devices.
+    restart
+        Seconds from a failure to running again.
+    checkpoint
+        Seconds a checkpoint stops the job.
+    days
+        Days of useful work.
+    runs
+        Simulated lives.
+    json
+        Print JSON.
+    """
+    from ..errors import InvalidInput
+    from ..training.failures import Failures, daly_s, expected_s, simulate_s, young_s
+    from ..training.goodput import FAILURES_PER_DEVICE_HOUR
+    from ..units import show_s
+    from ._output import console, print_json, table
+
+    if devices < 1 or runs < 2 or not 0 < days < float("inf"):
+        raise InvalidInput("Give at least one device, two runs and a positive number of days.")
+    rate = per_device_hour or FAILURES_PER_DEVICE_HOUR
+    f = Failures(mtbf_s=3600.0 / (rate * devices), restart_s=restart, checkpoint_s=checkpoint)
+    work = days * 86400.0
+    rows = []
+    best = daly_s(f)
+    choices = {"Young": young_s(f), "Daly": best, "half of Daly": best / 2, "twice Daly": best * 2}
+    for name, interval in choices.items():
+        sample = simulate_s(f, work, interval, runs=runs)
+        half = 1.645 * sample.std(ddof=1) / len(sample) ** 0.5
+        rows.append({"interval": name, "interval_s": interval,
+                     "goodput": work / expected_s(f, work, interval),
+                     "simulated_goodput": float(work / sample.mean()),
+                     "low": float(work / (sample.mean() + half)),
+                     "high": float(work / (sample.mean() - half))})  # fmt: skip
+    if json:
+        print_json({"mtbf_s": f.mtbf_s, "rows": rows})
+        return
+    shown = [[r["interval"], show_s(r["interval_s"]), f"{r['goodput']:.2%}",
+              f"{r['simulated_goodput']:.2%}", f"{r['low']:.2%} - {r['high']:.2%}"]
+             for r in rows]  # fmt: skip
+    console().print(f"{devices:,} devices fail every {show_s(f.mtbf_s)}.")
+    columns = ["checkpoint every", "", "goodput", "simulated", "90% interval"]
+    console().print(table("", columns, shown))
+
+
+@app.command
+def recompute(
+    *,
+    layers: int = 64,
+    budget: float = 0.25,
+    solver: Flag = False,
+    seconds: float = 30.0,
+    json: Flag = False,
+) -> None:
+    """Recomputation plans of a chain of equal layers: sqrt(n), recursion, the optimum, Moccasin.
+
+    Parameters
+    ----------
+    layers
+        Layers of the chain.
+    budget
+        Memory as a share of what storing everything needs.
+    solver
+        Also solve the forward and backward graph by constraint programming (needs OR-tools).
+    seconds
+        Time limit of the solver.
+    json
+        Print JSON.
+    """
+    from ..errors import InvalidInput
+    from ..training.rematerialise import Layer, optimal, recursive, segments, store_all
+    from ._output import console, print_json, table
+
+    if layers < 2 or not 0 < budget <= 1:
+        raise InvalidInput("Give at least two layers, and a budget above 0 and at most 1.")
+    chain = [Layer(forward=1.0, size=1.0)] * layers
+    room = float(max(2, round(budget * layers)))
+    plans = {
+        "store all": store_all(chain), "sqrt(n) segments": segments(chain),
+        "recursion by halves": recursive(chain),
+        f"optimum within {room:.0f}": optimal(chain, room, levels=int(room)),
+    }  # fmt: skip
+    rows = [{"plan": k, "forward_passes": p.forward / layers, "peak_outputs": p.peak}
+            for k, p in plans.items()]  # fmt: skip
+    if solver:
+        from ..training.moccasin import keep_everything, solve, training_chain
+
+        graph = training_chain([1.0] * layers, [1.0] * layers)
+        plain = keep_everything(graph)
+        found = solve(graph, plain.peak * budget, seconds=seconds)
+        proof = "proven" if found.proven else "best found"
+        rows.append({"plan": f"Moccasin on forward and backward, {proof}",
+                     "forward_passes": 1.0 + (found.cost - plain.cost) / layers,
+                     "peak_outputs": found.peak})  # fmt: skip
+    if json:
+        print_json(rows)
+        return
+    shown = [[r["plan"], f"{r['forward_passes']:.3g}", f"{r['peak_outputs']:.4g}"] for r in rows]
+    console().print(table(f"{layers} layers", ["plan", "forward passes", "outputs held"], shown))
