@@ -23,6 +23,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "isoflop.commands.simulate:simulate",
         "Real traffic through an engine: latencies by percentile, throughput, energy, price.",
     ),
+    "sweep": (
+        "isoflop.commands.sweep:sweep",
+        "Many simulations over lists of settings, on all cores, resumable.",
+    ),
     "advise": (
         "isoflop.commands.advise:advise",
         "The cheapest serving configuration that keeps a latency promise, and why.",

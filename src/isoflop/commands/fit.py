@@ -75,6 +75,7 @@ def fit(
     from ..scaling.columns import check_runs, read_runs
     from ..scaling.fit import fit_law
     from ..scaling.law import find_law
+    from ._output import progress_bar
 
     form = find_law(law)
     for name, value in (("bootstrap", bootstrap), ("drop-worst", drop_worst)):
@@ -93,7 +94,7 @@ def fit(
         data = data.take(keep)
         check_runs(data, form)
     how = "cluster" if cluster else resampling
-    with _bar(bootstrap) as progress:
+    with progress_bar("resamples", bootstrap >= 2000) as progress:
         result = fit_law(data, form, delta=delta, bootstrap=bootstrap, resampling=how, seed=seed,
                          progress=progress)  # fmt: skip
     extra = _hold_out(data, result) if hold_out else {}
@@ -140,26 +141,6 @@ def _more(column: list[str] | None) -> dict[str, str]:
             raise InvalidInput(f"'{text}' does not name a column: write name=column.")
         found[name.strip()] = value.strip()
     return found
-
-
-def _bar(resamples: int) -> Any:
-    from contextlib import contextmanager
-
-    @contextmanager
-    def shown() -> Any:
-        import sys
-
-        if resamples < 2000 or not sys.stderr.isatty():
-            yield None
-            return
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("resamples", total=1.0)
-            yield lambda share: bar.update(task, completed=share)
-
-    return shown()
 
 
 def _hold_out(data: Runs, result: LawFit) -> dict[str, Any]:

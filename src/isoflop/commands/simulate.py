@@ -102,6 +102,7 @@ def simulate(
     """
     from ..serving.server import Server
     from ..serving.simulate import simulate as run
+    from ._output import progress_bar
     from .explain import build_step
 
     step = build_step(model, on, plan, weights, experts, kv, engine)
@@ -120,7 +121,7 @@ def simulate(
         report = simulate_split(server, trace, prefills=prefills, decodes=decodes,
                                 drop_long=traffic.drop_long)  # fmt: skip
     else:
-        with _bar(len(trace)) as progress:
+        with progress_bar("requests", len(trace) >= 5000) as progress:
             report = run(
                 server, trace, replicas=replicas * share, router=router,
                 drop_long=traffic.drop_long, events=events, progress=progress,
@@ -182,27 +183,6 @@ def _promises(report: ServingReport, slo: str) -> list[dict[str, Any]]:
          if p.metric != "itl" else None}
         for p in parse_slo(slo)
     ]  # fmt: skip
-
-
-def _bar(requests: int) -> Any:
-    """A progress bar on the terminal's error stream, for runs worth one."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def shown() -> Any:
-        import sys
-
-        if requests < 5000 or not sys.stderr.isatty():
-            yield None
-            return
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("requests", total=1.0)
-            yield lambda share: bar.update(task, completed=share)
-
-    return shown()
 
 
 def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]) -> None:

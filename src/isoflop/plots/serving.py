@@ -90,3 +90,29 @@ def front(found: Advice) -> Any:
     return alt.layer(
         cloud, line, spots.encode(x=x, y=y), text.encode(x=x, y=y, text="label:N")
     ).properties(width=520, height=320, title="Price against time per token")  # fmt: skip
+
+
+def load_curve(rows: list[dict[str, Any]]) -> Any:
+    """Latency against load: 99th percentiles by request rate, one line per other setting."""
+    alt = altair()
+    other = ("max_sequences", "max_tokens", "policy", "plan", "weights", "kv")
+    varied = [k for k in other if len({r[k] for r in rows}) > 1]
+    points = []
+    for r in rows:
+        name = ", ".join(f"{k} {r[k]}" for k in varied) or "all"
+        for metric, label in (("ttft_s", "first token"), ("tpot_s", "per output token")):
+            if r[metric]["p99"] is not None:
+                points.append({"rate": r["rate"], "s": r[metric]["p99"], "what": label,
+                               "setting": name})  # fmt: skip
+    return (
+        alt.Chart(alt.Data(values=points))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("rate:Q", title="requests per second"),
+            y=alt.Y("s:Q", scale=alt.Scale(type="log"), title="99th percentile (s)"),
+            color=alt.Color("setting:N", title=None),
+            column=alt.Column("what:N", title=None),
+        )
+        .properties(width=300, height=240)
+        .resolve_scale(y="independent")
+    )

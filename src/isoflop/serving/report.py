@@ -41,6 +41,10 @@ BATCHES = 20
 T_19 = 1.729
 """0.95 quantile of Student's t with BATCHES - 1 degrees of freedom: 90% two-sided."""
 HISTOGRAM = 3200
+JOULES_PER_KWH = 3.6e6
+CO2_GRAMS_PER_KWH = 400.0
+"""Intensity of the electricity, stated rather than known: about the world's mean of recent years.
+Devices only; a building adds its own share."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -236,6 +240,8 @@ def make_report(
         "prefix_hit_ratio": collected.hit_tokens / max(collected.prompt_tokens, 1.0),
         "unit_hit_ratio": count[UNIT_HITS] / max(count[UNIT_LOOKUPS], 1),
         "watts_per_device": watts, "joules_per_output_token": watts * devices / rate,
+        "co2_grams_per_million_output_tokens":
+            watts * devices / rate * 1e6 / JOULES_PER_KWH * CO2_GRAMS_PER_KWH,
         "usd_per_million_output_tokens": None if usd is None
         else usd / collected.output_tokens * 1e6,
         "bound": _bounds(server, total, count),
