@@ -120,7 +120,7 @@ def _print(found: Advice, changes: list[dict[str, Any]]) -> None:
     for f in found.finalists:
         v = f.report.summary
         cells = [_short(f), f"{f.candidate.usd_per_hour:,.2f}" if c.step.device.price else
-                 f"{f.candidate.devices} devices", show_s(v["ttft_s"]["p99"]),
+                 _devices(f.candidate.devices), show_s(v["ttft_s"]["p99"]),
                  _time(v["tpot_s"]["p95"]), show_s(v["e2e_s"]["p99"]), f"{v['utilization']:.0%}",
                  "chosen" if f is best else _why_lost(f, best)]  # fmt: skip
         rows.append(cells)
@@ -148,8 +148,13 @@ def _short(f: Confirmed) -> str:
     c = f.candidate
     fmt = c.step.plan.formats
     share = f" ({c.share}/device)" if c.share > 1 else ""
-    return (f"{c.replicas} x {c.step.device.id} {c.step.plan.describe()}{share}, {fmt.weights}, "
+    plan = c.step.plan.describe().replace("single device", "tp1")
+    return (f"{c.replicas} x {c.step.device.id} {plan}{share}, {fmt.weights}, "
             f"kv {fmt.kv}")  # fmt: skip
+
+
+def _devices(count: int) -> str:
+    return "1 device" if count == 1 else f"{count} devices"
 
 
 def _why_lost(f: Confirmed, best: Confirmed) -> str:
