@@ -36,8 +36,10 @@ def test_fit_prints_choices_and_notes(capsys):
 def test_spend_on_a_fleet_for_served_tokens(capsys):
     main(["spend", "30 days", "--on", "512xh100-sxm", "--inference-tokens", "2T"])
     out = capsys.readouterr().out
-    for words in ("assumed", "over the MFU range", "lifetime compute", "Extrapolation"):
+    for words in ("plan tp", "90% between", "over the MFU range", "lifetime compute"):
         assert words in out
+    main(["spend", "30 days", "--on", "512xh100-sxm", "--mfu", "0.4"])
+    assert "40% of 989" in capsys.readouterr().out
 
 
 def test_laws_list_show_compare(capsys):

@@ -104,9 +104,9 @@ def test_jumps_do_not_grow_with_output_length():
     assert long < 6 * short  # 50 times the tokens, only the knots of the table more
 
 
-@pytest.mark.parametrize(("spread", "factor"), [(0.0, 0.5), (1.0, 1.0)])
-def test_waiting_time_of_a_single_server_queue(spread, factor):
-    """M/D/1 and M/M/1: W = rho / (1 - rho) x service x (1 + cv^2) / 2."""
+@pytest.mark.parametrize("spread", ["constant", "exponential", "lognormal"])
+def test_waiting_time_of_a_single_server_queue(spread):
+    """M/D/1, M/M/1, M/G/1: W = rho / (1 - rho) x service x (1 + cv^2) / 2 (Pollaczek-Khinchine)."""
     rng = np.random.default_rng(1)
     n, rho = 60_000, 0.6
     base = server(max_sequences=1, policy="vllm")
@@ -119,11 +119,9 @@ def test_waiting_time_of_a_single_server_queue(spread, factor):
     )  # fmt: skip
     base.__dict__["times"] = evolve(base.times, tables=flat)
     mean = 100
-    if spread:
-        output = np.maximum(1, np.ceil(rng.exponential(mean, n))).astype(int)
-        output = np.minimum(output, 8000)
-    else:
-        output = np.full(n, mean)
+    drawn = {"constant": np.full(n, float(mean)), "exponential": rng.exponential(mean, n),
+             "lognormal": mean * rng.lognormal(-0.32, 0.8, n)}[spread]  # fmt: skip
+    output = np.clip(np.ceil(drawn), 1, 8000).astype(int)
     service = output.mean() * constant
     arrivals = np.cumsum(rng.exponential(service / rho, n))
     trace = Trace(name="queue", arrival_s=arrivals, prompt_tokens=np.ones(n, int),
@@ -131,7 +129,8 @@ def test_waiting_time_of_a_single_server_queue(spread, factor):
     report = simulate(base, trace)
     r = report.instances[0].requests
     waited = (r.scheduled - r.arrival)[:n]
-    expected = rho / (1 - rho) * service * factor
+    variation = (output.std() / output.mean()) ** 2
+    expected = rho / (1 - rho) * service * (1 + variation) / 2
     parts = np.array([p.mean() for p in np.array_split(waited, 30)])
     half = 2.05 * parts.std(ddof=1) / np.sqrt(30)
     # Arrivals are seen at the end of a step: half a step late on average.

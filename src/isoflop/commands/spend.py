@@ -37,7 +37,8 @@ def spend(
     on
         Fleet that a budget in hours, days or dollars is spent on.
     mfu
-        Model FLOP utilisation on it; default: 40%, with 30% to 50% as its interval.
+        Model FLOP utilisation on it; default: that of the best plan `isoflop plan` finds for a
+        dense model of about the size, or 40% where none fits.
     runs
         The CSV the law was fitted on: also says which runs to do next.
     force
@@ -54,6 +55,8 @@ def spend(
     given = {"unique_tokens": parse_tokens(unique_tokens, "number of unique tokens")}
     given = {k: v for k, v in given.items() if v}
     more: dict[str, Any] = dict(given)
+    if on and not mfu and amount.low_flop != amount.high_flop:
+        amount = _reached(budget, on, decide(believed, amount.flop, **more), amount)
     found = decide(believed, amount.flop, inference_tokens=served, force=force, **more)
     ends = {}
     if amount.low_flop != amount.high_flop:
@@ -70,6 +73,19 @@ def spend(
         print_json({**found.as_dict(), **extra})
     else:
         _print(found, amount, served, ends, proposals)
+
+
+def _reached(budget: str, on: str, guess: Spending, assumed: Budget) -> Budget:
+    """The budget at what the best plan for a model of about that size reaches on the fleet."""
+    from ..advice.utilization import achieved
+    from ..scaling.decide import parse_budget
+
+    params = guess.best.inputs.get("params")
+    found = achieved(on, params) if params else None
+    if found is None:
+        return assumed
+    return parse_budget(budget, on, reached=(found.low, found.middle, found.high),
+                        how=found.note)  # fmt: skip
 
 
 def _proposals(runs: str, found: Spending) -> list[dict[str, float]]:

@@ -284,11 +284,18 @@ class Budget:
     note: str = ""
 
 
-def parse_budget(text: str, on: str = "", mfu: float = 0.0) -> Budget:
+def parse_budget(
+    text: str,
+    on: str = "",
+    mfu: float = 0.0,
+    reached: tuple[float, float, float] | None = None,
+    how: str = "",
+) -> Budget:
     """FLOP (`1e24`), or GPU-hours, dollars or days of a named fleet.
 
     `5000 gpu-hours`, `2e6 usd` or `$2M`, `30 days` need `on`, and use its dense bf16 rate at the
-    model FLOP utilisation `mfu`; without one, the range of published large runs.
+    model FLOP utilisation `mfu`; without one at `reached` (low, middle, high), which `how`
+    explains, or at the range of published large runs.
 
     Raises
     ------
@@ -315,7 +322,7 @@ def parse_budget(text: str, on: str = "", mfu: float = 0.0) -> Budget:
         raise InvalidInput(
             f"'{unit}' is no unit of a budget. Use FLOP, gpu-hours, days, hours or usd."
         )
-    return _hardware_budget(number, kind, text, on, mfu)
+    return _hardware_budget(number, kind, text, on, mfu, reached, how)
 
 
 _UNITS = {
@@ -326,7 +333,15 @@ _UNITS = {
 }
 
 
-def _hardware_budget(number: float, kind: str, text: str, on: str, mfu: float) -> Budget:
+def _hardware_budget(
+    number: float,
+    kind: str,
+    text: str,
+    on: str,
+    mfu: float,
+    reached: tuple[float, float, float] | None,
+    how: str,
+) -> Budget:
     from ..formats import load_format
     from ..hardware import load_fleet
 
@@ -344,10 +359,12 @@ def _hardware_budget(number: float, kind: str, text: str, on: str, mfu: float) -
     if mfu and not 0 < mfu <= 1:
         raise InvalidInput(f"Model FLOP utilisation lies in (0, 1], not {mfu}.")
     peak = device.matrix_rate(load_format("bf16"))[0]
-    low, middle, high = (mfu, mfu, mfu) if mfu else MFU
+    low, middle, high = (mfu, mfu, mfu) if mfu else reached or MFU
+    reason = f" (90% between {low:.0%} and {high:.0%}; {how})" if reached else (
+        f" (assumed; {low:.0%} to {high:.0%} is usual)")  # fmt: skip
     flop = hours * 3600.0 * peak
     note = (f"{hours:,.0f} {device.name} hours at {middle:.0%} of {peak / 1e12:,.0f} TFLOP/s"
-            + ("" if mfu else f" (assumed; {low:.0%} to {high:.0%} is usual)"))  # fmt: skip
+            + ("" if mfu else reason))  # fmt: skip
     return Budget(flop=flop * middle, low_flop=flop * low, high_flop=flop * high, text=text,
                   note=note)  # fmt: skip
 
