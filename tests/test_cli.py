@@ -115,3 +115,11 @@ def test_catalog_new_starts_a_file_that_checks(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ISOFLOP_CATALOG", str(tmp_path))
     main(["explain", "llama-3.1-8b", "--on", "my-gpu", "--json"])
     assert "my-gpu" in capsys.readouterr().out
+
+
+def test_python_m_isoflop_is_the_command():
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-m", "isoflop", "--version"], capture_output=True)
+    assert done.returncode == 0

@@ -66,3 +66,20 @@ def test_measured_all_reduce_within_fifteen_percent():
         for r in rows
     ]  # fmt: skip
     assert np.median(error) <= 0.15
+
+
+def test_exchange_sends_each_token_once_per_node():
+    from isoflop.cost.collectives import CollectiveParameters, exchange_time_s
+    from isoflop.hardware import Tier
+
+    ideal = CollectiveParameters(fixed=0, hop=0, bulk_fixed=0, low_latency=1, bulk=1)
+    near = Tier(name="near", devices=8, link_bytes_per_s=1e30, latency_s=0, source="x")
+    far = Tier(name="far", devices=64, link_bytes_per_s=1.0, latency_s=0, source="x")
+    # 8 copies over 4 nodes, 1 byte each: 3 (1 - (3/4)^8) nodes visited besides the own.
+    seconds = exchange_time_s(ideal, 8.0, 8.0, 32, 8, inner_tier=near, outer_tier=far)
+    assert float(seconds) == pytest.approx(3 * (1 - 0.75**8))
+    # Monte Carlo of the same.
+    rng = np.random.default_rng(0)
+    nodes = rng.integers(0, 4, (200_000, 8))
+    visited = np.mean([len(set(row) - {0}) for row in nodes[:20_000]])
+    assert float(seconds) == pytest.approx(visited, rel=0.01)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoflop.errors import InvalidInput
-from isoflop.serving.steady import closed_loop, static_batch
+from isoflop.serving.steady import closed_loop, mean_context, static_batch
 
 
 def decode(sequences, context):
@@ -49,3 +49,36 @@ def test_a_static_batch_adds_up():
 def test_impossible_scenarios_are_refused(bad):
     with pytest.raises(InvalidInput, match="at least 1"):
         closed_loop(decode, prefill, clients=bad, prompt_tokens=10, output_tokens=10)
+
+
+def test_mean_context_equals_a_census_of_running_requests():
+    # Renewal process: sample the request in progress at random instants.
+    rng = np.random.default_rng(1)
+    outputs = rng.geometric(1 / 300.0, 200_000).astype(float)
+    ends = np.cumsum(outputs)
+    at = rng.uniform(0, ends[-1], 400_000)
+    which = np.searchsorted(ends, at)
+    age = at - (ends[which] - outputs[which])
+    cv = outputs.std() / outputs.mean()
+    assert float(mean_context(100.0, outputs.mean(), cv)) == pytest.approx(
+        100 + age.mean(), rel=0.01
+    )
+
+
+def test_uncaptured_prompt_steps_slow_small_models_only():
+    def run(floor, mixed=False, decode_s=decode):
+        return float(
+            closed_loop(
+                decode_s, prefill, clients=64, prompt_tokens=100, output_tokens=100,
+                prompt_floor_s=floor, mixed=mixed,
+            ).tpot_s
+        )  # fmt: skip
+
+    assert run(20e-3) > 1.5 * run(0.0)
+    # A step that decodes anyway hides its own time of the floor.
+    assert run(0.0) <= run(20e-3, mixed=True) < run(20e-3)
+
+    def slow(sequences, context):
+        return 30e-3 + 0.0 * sequences
+
+    assert run(20e-3, True, slow) == pytest.approx(run(0.0, True, slow))

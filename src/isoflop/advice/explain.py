@@ -167,6 +167,7 @@ def _regimes(step: StepModel, question: Question, fits: int) -> list[dict[str, A
         step.device,
         flop / interval.seconds / step.timer.shape.bf16_flop_per_s,
         moved / interval.seconds / step.device.memory.bandwidth_bytes_per_s,
+        1.0 - np.minimum(split["overhead"] / interval.seconds, 1.0),
     )
     price = step.device.price.on_demand_usd_per_hour if step.device.price else None
     rows = []

@@ -142,6 +142,37 @@ def hierarchical_time_s(
     return scatter + across + gather
 
 
+def exchange_time_s(
+    library: CollectiveParameters, payload_bytes: ArrayLike, copies: float, ranks: int,
+    per_node: int, *, inner_tier: Tier, outer_tier: Tier,
+) -> Array:  # fmt: skip
+    """Seconds of an expert exchange over nodes: a token leaves once per node, then fans out.
+
+    A token whose k copies are spread over g nodes visits (g - 1)(1 - (1 - 1/g)^k) others on
+    average (DeepSeek-V3, section 3.2.2).
+
+    Parameters
+    ----------
+    payload_bytes : array
+        All copies of one rank's tokens.
+    copies : float
+        Ranks each token goes to.
+    """
+    m = np.asarray(payload_bytes, float)
+    nodes = ranks / per_node
+    visited = (nodes - 1.0) * (1.0 - (1.0 - 1.0 / nodes) ** copies)
+    # An all-to-all keeps 1/g of its payload at home; `visited` counts what leaves.
+    across = m / copies * visited * nodes / (nodes - 1.0)
+    first = collective_time_s(
+        library, "all_to_all", across, max(2, round(nodes)),
+        link_bytes_per_s=outer_tier.link_bytes_per_s, latency_s=outer_tier.latency_s,
+    )  # fmt: skip
+    return first + collective_time_s(
+        library, "all_to_all", m, per_node, link_bytes_per_s=inner_tier.link_bytes_per_s,
+        latency_s=inner_tier.latency_s,
+    )  # fmt: skip
+
+
 def tier_for(device: Accelerator, cluster: Cluster | None, ranks: int) -> Tier:
     """The innermost tier that joins `ranks` devices.
 

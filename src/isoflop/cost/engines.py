@@ -6,6 +6,8 @@ One TOML per engine in `data/calibrations/engine-<name>.toml`, fitted by
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from attrs import field, frozen
 from numpy.typing import ArrayLike
@@ -36,6 +38,9 @@ class Engine:
         Factor on kernel times by device family: what the engine's own kernels gain or lose.
     prefill_scale : float
         The same for steps that process prompts.
+    prompt_layer_s : float
+        Host time per layer to launch a step that holds prompts, where such steps are not captured
+        as graphs; the step takes at least this.
     chunk_tokens : float
         Prompt tokens of one step.
     captured : float
@@ -55,6 +60,7 @@ class Engine:
     captured: float = 0.0
     arrival_s: float = 0.0
     burst: float = 0.0
+    prompt_layer_s: float = 0.0
     chunk_tokens: float = field(default=8192.0, metadata={"plain": True})
     kernel_scale: dict[str, float] = field(factory=dict)
     sigma: float
@@ -75,6 +81,13 @@ class Engine:
 
 SAME = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "tensorrt": "trtllm"}
 """Other spellings of engine names."""
+
+
+def engine_of(name: str, version: str) -> str:
+    """The engine id of a release; vLLM before 0.8 ran its first engine, in one process."""
+    low = name.strip().lower()
+    release = re.match(r"0\.(\d+)", version.strip())
+    return "vllm-v0" if low == "vllm" and release and int(release.group(1)) < 8 else low
 
 
 def load_engine(name: str) -> Engine:

@@ -13,16 +13,18 @@ from .features import Array
 
 @frozen(kw_only=True)
 class PowerParameters:
-    """Shares of the dynamic range (board - idle) that a busy device draws.
+    """What a running device draws above idle.
 
     Attributes
     ----------
     floor : float
-        Drawn by any running kernel: clocks up, schedulers busy, caches active.
+        Share of the dynamic range (board - idle) drawn while any kernel runs: clocks up,
+        schedulers and caches active.
     compute : float
-        At the datasheet's dense matrix rate; above 1 because the board limit throttles first.
-    memory : float
-        At the datasheet's memory bandwidth.
+        Share of it at the datasheet's dense matrix rate; above 1 because the board limit throttles
+        first.
+    joules_per_byte : float
+        Energy of moving one byte to or from device memory.
     median_error : float
         Of power on held-out measurements, as a share.
     """
@@ -30,7 +32,7 @@ class PowerParameters:
     id: str
     floor: float
     compute: float
-    memory: float
+    joules_per_byte: float = field(metadata={"plain": True})
     median_error: float
     rows: int
     source: str
@@ -47,14 +49,18 @@ def power_watts(
     device: Accelerator,
     compute: Array | float,
     memory: Array | float,
+    busy: Array | float = 1.0,
     parameters: PowerParameters | None = None,
 ) -> Array:
     """Board power in watts at achieved shares of peak compute and peak bandwidth.
 
-    P = idle + (board - idle) min(1, floor + a compute + b memory): linear in both up to the board
-    limit, where clocks throttle instead.
+    P = idle + min(board - idle, (board - idle) (floor busy + a compute) + e bytes/s): linear up to
+    the board limit, where clocks throttle instead. `busy` is the share of time in which a kernel
+    runs; the rest waits for the host.
     """
     p = parameters or load_power()
     idle, board = device.power.idle_watts, device.power.board_watts
-    busy = p.floor + p.compute * np.asarray(compute) + p.memory * np.asarray(memory)
-    return idle + (board - idle) * np.minimum(1.0, busy)
+    bytes_per_s = np.asarray(memory, float) * device.memory.bandwidth_bytes_per_s
+    load = p.floor * np.asarray(busy, float) + p.compute * np.asarray(compute, float)
+    drawn = (board - idle) * load + p.joules_per_byte * bytes_per_s
+    return idle + np.minimum(board - idle, drawn)

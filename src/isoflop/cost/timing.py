@@ -20,6 +20,7 @@ from ..provenance import Label
 from .collectives import (
     CollectiveParameters,
     collective_time_s,
+    exchange_time_s,
     hierarchical_time_s,
     tier_for,
 )  # fmt: skip
@@ -271,6 +272,11 @@ class KernelTimer:
             library = self._library(shape)
             return hierarchical_time_s(
                 library, library, linear(op.sent, batch), shape.ranks, node,
+                inner_tier=tier_for(self.device, self.cluster, node), outer_tier=tier,
+            )  # fmt: skip
+        if shape.copies and shape.ranks > node > 1:
+            return exchange_time_s(
+                self._library(shape), linear(op.sent, batch), shape.copies, shape.ranks, node,
                 inner_tier=tier_for(self.device, self.cluster, node), outer_tier=tier,
             )  # fmt: skip
         return collective_time_s(

@@ -12,6 +12,16 @@ Role = Literal["fit", "check"]
 
 
 @frozen(kw_only=True)
+class Arrivals:
+    """Timed arrivals of a run, and the engine's limits."""
+
+    requests: int
+    requests_per_s: float
+    max_sequences: int = 256
+    max_tokens: int = 8192
+
+
+@frozen(kw_only=True)
 class Case:
     """One row of a measurement file.
 
@@ -33,7 +43,9 @@ class Case:
     concurrency : float or None
         Closed-loop clients, or the size of a static batch; None: as many as memory holds.
     mode : str
-        closed: continuous batching with closed-loop clients; static: one batch from start to end.
+        closed: continuous batching with closed-loop clients; static: one batch from start to end;
+        single: one prompt; prompts: full steps of prompts; pieces: one prompt in passes of
+        `concurrency` tokens; open: timed arrivals; capacity: cache size.
     """
 
     line: int
@@ -49,13 +61,18 @@ class Case:
     prompt_tokens: float = 0.0
     output_tokens: float = 0.0
     concurrency: float | None = 1.0
-    mode: Literal["closed", "static", "single", "capacity"] = "closed"
+    mode: Literal["closed", "static", "single", "prompts", "pieces", "open", "capacity"] = "closed"
+    arrivals: Arrivals | None = None
     utilization: float = 0.9
     replicas: float = 1.0
     training: object | None = None
     """A training row's question (`training_rows.TrainingQuestion`); None for serving."""
     running: float | None = None
     """Mean running batch, where the source states it."""
+    output_cv: float = 0.0
+    """Standard deviation of the output lengths over their mean."""
+    mixed: bool = False
+    """Prompts share their steps with decoding sequences (chunked prefill)."""
 
 
 @frozen(kw_only=True)

@@ -20,16 +20,20 @@ from ..hardware import load_accelerator
 from ..models import load_model
 from ..plans import Plan
 from ..serving.instance import InstanceTables
-from ..serving.steady import SteadyState
+from ..serving.steady import SteadyState, mean_context
 from .case import Case, Prediction
+from .open_loop import predict_open
 from .training_predict import TrainingPredictor
 
-SEQUENCE_METRICS = ("tpot_s", "ttft_s", "output_tokens_per_s", "tokens_per_s_per_device")
+SEQUENCE_METRICS = ("tpot_s", "ttft_s", "e2e_s", "output_tokens_per_s", "tokens_per_s_per_device")
 MOST_SEQUENCES = 1024.0
 """Most sequences an engine schedules at once unless told otherwise."""
 METRIC_SIGMA = {
     "ttft_s": 0.6,
     "prefill_s": 0.15,
+    "prefill_tokens_per_s_per_device": 0.2,
+    "prefill_tokens_per_s_total": 0.2,
+    "prompt_tokens_per_s": 0.15,
     "power_watts": 0.2,
     "kv_cache_bytes": 0.05,
     "kv_tokens": 0.05,
@@ -92,14 +96,37 @@ def _group(step: StepModel, cases: Sequence[Case]) -> list[Prediction]:
     for i, case in enumerate(cases):
         if i in out:
             continue
-        if case.mode == "single":
-            value = float(step.prefill_s(np.ones(()), np.array(max(case.prompt_tokens, 1.0))))
-            out[i] = _wrap(case, value, step.engine.sigma, label)
-        elif case.mode == "capacity":
-            out[i] = _wrap(case, _capacity(step, case), 0.0, label)
-        else:
+        try:
+            value = _alone(step, case)
+        except IsoflopError as error:
+            out[i] = Prediction(case=case, reason=str(error))
+            continue
+        if value is None:
             out[i] = Prediction(case=case, reason=f"no model of '{case.metric}' in this mode")
+        else:
+            sigma = 0.0 if case.mode == "capacity" else step.engine.sigma
+            out[i] = _wrap(case, value, sigma, label)
     return [out[i] for i in range(len(cases))]
+
+
+def _alone(step: StepModel, case: Case) -> float | None:
+    """A case that is no steady state of decoding sequences."""
+    prompt = max(case.prompt_tokens, 1.0)
+    if case.mode == "single":
+        return float(step.prefill_s(np.ones(()), np.array(prompt)))
+    if case.mode == "capacity":
+        return _capacity(step, case)
+    if case.mode == "open":
+        return predict_open(step, case)
+    if case.mode == "pieces":
+        piece = float(case.concurrency or prompt)
+        batch = Batch(prefill_sequences=1.0, prefill_tokens=piece, prefill_prior=prompt / 2.0)
+        return piece / float(step.step_s(batch))
+    if case.mode == "prompts":
+        together = max(np.floor(step.engine.chunk_tokens / prompt), 1.0) * step.plan.data
+        rate = together * prompt / float(step.prefill_s(np.array(together), np.array(prompt)))
+        return rate / step.plan.devices * (case.replicas if "total" in case.metric else 1.0)
+    return None
 
 
 def _clients(step: StepModel, case: Case) -> float:
@@ -107,6 +134,8 @@ def _clients(step: StepModel, case: Case) -> float:
 
     A run at maximum load fills memory up to the engine's own limit.
     """
+    if case.running is not None:
+        return case.running
     asked = MOST_SEQUENCES * step.plan.data if case.concurrency is None else case.concurrency
     context = case.prompt_tokens + case.output_tokens
     policy = MemoryPolicy(block_tokens=64)
@@ -122,44 +151,70 @@ def _clients(step: StepModel, case: Case) -> float:
 def _sequences(
     step: StepModel, cases: list[Case], rows: list[int], mode: str, label: str
 ) -> dict[int, Prediction]:
-    clients = np.array([_clients(step, c) for c in cases])
-    running = np.array([c.running or 0.0 for c in cases])
-    prompt = np.maximum([c.prompt_tokens for c in cases], 1.0)
-    output = np.maximum([c.output_tokens for c in cases], 1.0)
-    context = prompt + output / 2.0
-    tables = InstanceTables.build(step, clients, prompt, output)
-    state = tables.state(step.engine, clients, prompt, output, static=mode == "static")
+    state, context = _states(step, cases, mode)
     sigma = _sigma(step, state, context)
     return {
-        row: _wrap(case, _value(step, case, state, j, running[j], context[j]), sigma[j], label)
+        row: _wrap(case, _value(step, case, state, j, context[j]), sigma[j], label)
         for j, (row, case) in enumerate(zip(rows, cases, strict=True))
     }
 
 
-def _value(
-    step: StepModel, case: Case, state: SteadyState, j: int, running: float, context: float
-) -> float:
+def _states(step: StepModel, cases: Sequence[Case], mode: str) -> tuple[SteadyState, np.ndarray]:
+    """Steady states of cases of one instance, and the mean context of their sequences."""
+    clients = np.array([_clients(step, c) for c in cases])
+    prompt = np.maximum([c.prompt_tokens for c in cases], 1.0)
+    output = np.maximum([c.output_tokens for c in cases], 1.0)
+    spread = np.array([c.output_cv for c in cases])
+    tables = InstanceTables.build(step, clients, prompt, output, spread)
+    state = tables.state(
+        step.engine, clients, prompt, output, static=mode == "static", output_cv=spread,
+        mixed=[c.mixed for c in cases],
+    )  # fmt: skip
+    return state, mean_context(prompt, output, spread)
+
+
+def _value(step: StepModel, case: Case, state: SteadyState, j: int, context: float) -> float:
     if case.metric == "tpot_s":
         return float(state.tpot_s[j])
     if case.metric == "ttft_s":
         return float(state.ttft_s[j])
     if case.metric == "output_tokens_per_s":
+        if case.running is not None:  # a stated running batch excludes requests still waiting
+            return case.running / float(state.tpot_s[j])
         return float(state.output_tokens_per_s[j])
     if case.metric == "tokens_per_s_per_device":
         return float(state.output_tokens_per_s[j]) / step.plan.devices
-    sequences = running or float(state.batch[j])
-    batch = Batch(decode_sequences=sequences, decode_context=context)
-    return float(step_power(step, batch))
+    if case.metric == "e2e_s":
+        return float(state.ttft_s[j] + (case.output_tokens - 1.0) * state.tpot_s[j])
+    return float(_power(step, case, state, j, context))
 
 
-def step_power(step: StepModel, batch: Batch) -> np.ndarray:
-    """Board power of one device while it repeats a step."""
-    seconds = step.step_s(batch)
-    flop = step.matrix.total("flop", batch) / seconds / step.timer.shape.bf16_flop_per_s
-    moved = step.matrix.total("read", batch) + step.matrix.total("written", batch)
-    return power_watts(
-        step.device, flop, moved / seconds / step.device.memory.bandwidth_bytes_per_s
-    )
+def _power(step: StepModel, case: Case, state: SteadyState, j: int, context: float) -> np.ndarray:
+    """Mean board power of one device in a steady state."""
+    busy, compute, bytes_per_s = _load(step, case, state, j, context)
+    peak = step.device.memory.bandwidth_bytes_per_s
+    return power_watts(step.device, compute, bytes_per_s / peak, busy)
+
+
+def _load(
+    step: StepModel, case: Case, state: SteadyState, j: int, context: float
+) -> tuple[float, float, float]:
+    """Busy share, share of the peak rate and bytes/s: decoding steps and the prompts between."""
+    batch = Batch(decode_sequences=float(state.batch[j]), decode_context=context)
+    seconds = float(state.tpot_s[j])
+    # Every output token brings prompt/output tokens of prompt with it.
+    prompts = 1.0 + case.prompt_tokens / max(case.output_tokens, 1.0)
+    flop = float(step.matrix.total("flop", batch)) * prompts / seconds
+    moved = float(step.matrix.total("read", batch) + step.matrix.total("written", batch))
+    busy = float(step.operator_s(batch).sum()) / seconds
+    return min(busy, 1.0), flop / step.timer.shape.bf16_flop_per_s, moved / seconds
+
+
+def serving_load(case: Case) -> tuple[float, float, float]:
+    """Busy share, share of peak compute and bytes/s that one serving case asks of its device."""
+    step = _instance(case.model, case.device, case.engine, case.plan)
+    state, context = _states(step, [case], case.mode)
+    return _load(step, case, state, 0, float(context[0]))
 
 
 def _capacity(step: StepModel, case: Case) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import InvalidInput
 from .case import Case
-from .serving_rows import SERVING_COLUMNS, serving_case
+from .serving_rows import SERVING_COLUMNS, serving_case, share_limits
 from .silicon_rows import SILICON_COLUMNS, silicon_cases
 from .training_rows import (
     SINGLE_NODE_COLUMNS,
@@ -48,7 +48,7 @@ def read_cases(path: Path) -> list[Case]:
         raise InvalidInput(f"'{path}' is not a CSV text file: {error}.") from None
     if not cases:
         raise InvalidInput(f"'{path}' has a header but no rows.")
-    return cases
+    return share_limits(cases)
 
 
 def _schema(path: Path, header: set[str]) -> Callable[[int, dict[str, str]], list[Case]]:

@@ -7,9 +7,10 @@ import re
 
 from attrs import evolve
 
+from ..cost.engines import engine_of
 from ..errors import IsoflopError
 from ..plans import Plan
-from .case import Case, weight_formats
+from .case import Arrivals, Case, weight_formats
 from .silicon_rows import number, role_of
 
 SERVING_COLUMNS = frozenset(
@@ -37,10 +38,20 @@ UNITS = {
     "prefill_ms": ("prefill_s", 1e-3),
     "decode_tok_s_total": ("output_tokens_per_s", 1.0),
     "tok_s_per_gpu": ("tokens_per_s_per_device", 1.0),
+    "e2e_ms": ("e2e_s", 1e-3),
+    "prefill_tok_s_per_gpu": ("prefill_tokens_per_s_per_device", 1.0),
+    "prefill_tok_s_total": ("prefill_tokens_per_s_total", 1.0),
+    "ubatch_tok_s": ("prompt_tokens_per_s", 1.0),
     "power_w": ("power_watts", 1.0),
     "kv_cache_gb": ("kv_cache_bytes", 2.0**30),
     "kv_tokens_max": ("kv_tokens", 1.0),
 }
+
+MEMORYLESS_CV = 1.0
+"""Spread of output lengths where a source used real conversations and states only their mean: the
+geometric distribution, which assumes nothing but the mean (a decode that may end at every step)."""
+
+V0_FITTED = ("vllm-v0", "OPT-1.3B")
 
 _LLAMA_CPP = ("llama.cpp", "exllamav2", "tinychat", "MLC-LLM", "transformers")
 
@@ -50,6 +61,8 @@ def serving_case(line: int, row: dict[str, str]) -> Case:
     source = re.split(r"[\s@]", row["source"])[0]
     metric, unit = UNITS.get(row["metric"], (row["metric"], 1.0))
     case = Case(line=line, source=source, metric=metric, measured=number(row["value"]) * unit)
+    if row["metric"] == "speedup_x":
+        return evolve(case, reason="a ratio of two systems, of which the row describes one")
     if row["metric"] not in UNITS:
         return evolve(case, reason=f"the metric '{row['metric']}' is not one isoflop predicts")
     if "THEORETICAL" in row["note"]:
@@ -73,6 +86,9 @@ def _fill(case: Case, row: dict[str, str]) -> Case:
     plan = Plan(tensor=tensor, pipeline=degree("pp"), formats=formats)
     if degree("ep") > 1 and degree("ep") <= tensor:
         plan = evolve(plan, expert=degree("ep"))
+    elif degree("ep") > tensor:
+        # Attention replicated over the ranks that share the experts.
+        plan = evolve(plan, data=degree("ep") // tensor, expert=degree("ep"))
     if engine == "llama.cpp" and devices > 1:
         # Layer split: stages run one after the other for a single sequence.
         plan = evolve(plan, pipeline=devices, tensor=1)
@@ -82,7 +98,9 @@ def _fill(case: Case, row: dict[str, str]) -> Case:
         case,
         model=row["model"],
         device=row["gpu"],
-        engine=engine.lower(),
+        engine=engine_of(engine, row.get("engine_version", "")),
+        replicas=float(devices),
+        mixed="chunked prefill on" in note,
         plan=plan,
         prompt_tokens=0.0 if math.isnan(prompt) else prompt,
         output_tokens=0.0 if math.isnan(output) else output,
@@ -90,9 +108,43 @@ def _fill(case: Case, row: dict[str, str]) -> Case:
     running = re.search(r"mean running ([\d.]+)", note)
     if running:
         case = evolve(case, running=float(running.group(1)))
+    if "ShareGPT" in note:
+        case = evolve(case, output_cv=MEMORYLESS_CV)
     case = _batching(case, size, note, engine)
     # Some of these rows are medians of the runs that the engine overheads were fitted on.
-    return evolve(case, role=role_of(case)) if "ai-dynamo" in row["source"] else case
+    if "ai-dynamo" in row["source"]:
+        return evolve(case, role=role_of(case))
+    # tools/calibrate_engines.py fits the first vLLM engine on one model and checks on the others.
+    return evolve(case, role="fit") if (case.engine, case.model) == V0_FITTED else case
+
+
+def _arrivals(found: re.Match[str], note: str) -> Arrivals:
+    sequences = re.search(r"max_num_seqs (\d+)", note)
+    tokens = re.search(r"chunked (\d+)", note)
+    return Arrivals(
+        requests_per_s=float(found.group(1)),
+        requests=int(found.group(2)),
+        max_sequences=int(sequences.group(1)) if sequences else 256,
+        max_tokens=int(tokens.group(1)) if tokens else 8192,
+    )
+
+
+def share_limits(cases: list[Case]) -> list[Case]:
+    """Timed runs of one source with the limits that any of its rows states."""
+    stated: dict[tuple, Arrivals] = {}
+    for case in cases:
+        if case.arrivals is not None:
+            key = (case.source, case.model, case.device, case.plan)
+            now, old = case.arrivals, stated.get(key, case.arrivals)
+            stated[key] = evolve(
+                now,
+                max_sequences=min(now.max_sequences, old.max_sequences),
+                max_tokens=min(now.max_tokens, old.max_tokens),
+            )
+    return [
+        evolve(c, arrivals=stated[c.source, c.model, c.device, c.plan]) if c.arrivals else c
+        for c in cases
+    ]
 
 
 def _batching(case: Case, size: str, note: str, engine: str) -> Case:
@@ -100,6 +152,15 @@ def _batching(case: Case, size: str, note: str, engine: str) -> Case:
         return evolve(case, mode="capacity")
     if case.metric == "prefill_s" or (case.metric == "ttft_s" and size in ("1", "1.0")):
         return evolve(case, mode="single", concurrency=1.0)
+    if case.metric.startswith("prefill_tokens"):
+        stated = case.plan.devices > 1 or case.model.lower().startswith("qwen")
+        reason = "" if stated else "it does not state the parallel plan"
+        return evolve(case, mode="prompts", reason=reason)
+    arrivals = re.fullmatch(r"([\d.]+) req/s x(\d+)", size)
+    if arrivals:
+        return evolve(case, mode="open", arrivals=_arrivals(arrivals, note))
+    if case.metric == "prompt_tokens_per_s":
+        return evolve(case, mode="pieces", concurrency=number(size))
     if size == "max":
         return evolve(case, concurrency=None)
     clients = number(size)

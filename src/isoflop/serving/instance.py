@@ -14,7 +14,7 @@ from ..cost.engines import Engine
 from ..cost.features import Array, Batch
 from ..cost.step import StepModel
 from ..cost.table import StepTable
-from .steady import SteadyState, closed_loop, static_batch
+from .steady import SteadyState, closed_loop, mean_context, static_batch
 
 BARE = Engine(id="bare", step_s=0.0, sequence_s=0.0, sigma=0.0, fitted_on="", source="estimate")
 """An engine that costs nothing."""
@@ -47,14 +47,21 @@ class InstanceTables:
     batched_s: Array
 
     @classmethod
-    def build(cls, step: StepModel, clients: Array, prompt: Array, output: Array) -> InstanceTables:
+    def build(
+        cls,
+        step: StepModel,
+        clients: Array,
+        prompt: Array,
+        output: Array,
+        output_cv: ArrayLike = 0.0,
+    ) -> InstanceTables:
         """Tabulate what scenarios with these clients and lengths need."""
         bare = StepModel(
             model=step.model, plan=step.plan, device=step.device, cluster=step.cluster, engine=BARE
         )
         decode = StepTable.build(
-            bare, max_sequences=float(np.max(clients)), context=prompt + output / 2.0,
-            ratio=KNOT_RATIO,
+            bare, max_sequences=float(np.max(clients)),
+            context=mean_context(prompt, output, output_cv), ratio=KNOT_RATIO,
         )  # fmt: skip
         lengths = np.unique(prompt)
         together = np.maximum(np.floor(step.engine.chunk_tokens / lengths), 1.0)
@@ -67,7 +74,7 @@ class InstanceTables:
 
     def state(
         self, engine: Engine, clients: ArrayLike, prompt: ArrayLike, output: ArrayLike,
-        *, static: bool = False,
+        *, static: bool = False, output_cv: ArrayLike = 0.0, mixed: ArrayLike = False,
     ) -> SteadyState:  # fmt: skip
         """Steady state of the scenarios under one engine's overheads."""
         layers, scale = self.step.model.depth, engine.scale(self.step.device.family)
@@ -93,5 +100,6 @@ class InstanceTables:
             decode_s, prefill_s, clients=clients, prompt_tokens=prompt, output_tokens=output,
             chunk_tokens=engine.chunk_tokens * self.step.plan.data,
             interference=engine.prefill_interference, arrival_s=engine.arrival_s,
-            burst=engine.burst,
+            burst=engine.burst, output_cv=output_cv,
+            prompt_floor_s=engine.prompt_layer_s * layers, mixed=mixed,
         )  # fmt: skip

@@ -304,7 +304,13 @@ def _watts(
             float(step.matrix.total("read", batch) + step.matrix.total("written", batch)) / seconds
         )
         rate, _ = device.matrix_rate(step.plan.formats.of("weights"))
-        load = power_watts(device, flop / rate, moved / device.memory.bandwidth_bytes_per_s)
+        kernels = step.engine.scale(device.family) * float(step.operator_s(batch).sum())
+        load = power_watts(
+            device,
+            flop / rate,
+            moved / device.memory.bandwidth_bytes_per_s,
+            min(1.0, kernels / seconds),
+        )
         watts += weight * float(load)
     busy = min(1.0, total[BUSY] / max(device_s, 1e-12) * server.share)
     return busy * watts + (1.0 - busy) * device.power.idle_watts

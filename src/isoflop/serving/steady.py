@@ -56,6 +56,16 @@ class SteadyState:
     prefill_share: Array
 
 
+def mean_context(prompt: ArrayLike, output: ArrayLike, output_cv: ArrayLike = 0.0) -> Array:
+    """Tokens in the cache of a request found running, prompt and output being means.
+
+    A request of output n is found running in proportion to n and is then n/2 tokens in, hence
+    E[n^2] / (2 E[n]) = E[n] (1 + cv^2) / 2.
+    """
+    cv = np.asarray(output_cv, float)
+    return np.asarray(prompt, float) + np.asarray(output, float) * (1.0 + cv * cv) / 2.0
+
+
 def closed_loop(
     decode_s: StepTime,
     prefill_s: PrefillTime,
@@ -67,6 +77,9 @@ def closed_loop(
     interference: float = 1.0,
     arrival_s: float = 0.0,
     burst: float = 0.0,
+    output_cv: ArrayLike = 0.0,
+    prompt_floor_s: float = 0.0,
+    mixed: ArrayLike = False,
 ) -> SteadyState:
     """Steady state of `clients` closed-loop clients.
 
@@ -85,6 +98,16 @@ def closed_loop(
     burst : float
         Share of the other clients whose prompts arrive together with one's own: 0 for independent
         arrivals, 1 for a load generator that starts all clients at once.
+    output_cv : array
+        Standard deviation of the output lengths over their mean. Long requests stay longer, so the
+        context of the requests that run at once grows by (1 + cv^2) / 2 of the mean output, not
+        by half of it (length-biased sampling).
+    prompt_floor_s : float
+        Least time of a step that holds prompts: what the host needs to launch it where such steps
+        are not captured as graphs.
+    mixed : bool array
+        Whether prompts share their step with decoding sequences (chunked prefill), whose own time
+        then hides part of that floor.
 
     Raises
     ------
@@ -98,10 +121,11 @@ def closed_loop(
     for value, what in ((c, "number of clients"), (p, "prompt length"), (n, "output length")):
         if not np.all(np.isfinite(value)) or np.any(value < 1):
             raise InvalidInput(f"The {what} must be a finite number of at least 1.")
-    context = p + n / 2.0
+    context = mean_context(p, n, output_cv)
     together = np.clip(np.floor(chunk_tokens / p), 1.0, c)
     alone = prefill_s(np.ones_like(p), p)
-    each = prefill_s(together, p) / together  # prefill seconds per request, batched
+    device_each = prefill_s(together, p) / together  # prefill seconds per request, batched
+    each = device_each
     decoding = np.maximum(n - 1.0, 0.0)
     batch, tpot, ttft = c.copy(), decode_s(c, context), alone + arrival_s
     for _ in range(ITERATIONS):
@@ -109,8 +133,13 @@ def closed_loop(
         rate = c / life
         # Only prompts of *other* requests interrupt a decoding one.
         others = rate * (1.0 - 1.0 / c)
+        step_s = decode_s(batch, context)
+        if prompt_floor_s:
+            each = np.maximum(
+                device_each, _launch_share(prompt_floor_s, rate * tpot, step_s, mixed)
+            )
         stolen = np.minimum(interference * others * each, 0.98)
-        new_tpot = decode_s(batch, context) / (1.0 - stolen)
+        new_tpot = step_s / (1.0 - stolen)
         queue = 0.5 * np.minimum(rate * each, 0.98) * each * together
         ttft = arrival_s + alone + queue + burst * (c - 1.0) / 2.0 * each
         new_batch = np.clip(rate * decoding * tpot, np.minimum(1.0, c), c)
@@ -124,6 +153,17 @@ def closed_loop(
         tpot_s=tpot, ttft_s=ttft, batch=batch, requests_per_s=rate,
         output_tokens_per_s=rate * n, prefill_share=np.minimum(rate * each, 1.0),
     )  # fmt: skip
+
+
+def _launch_share(floor_s: float, arrivals: Array, step_s: Array, mixed: ArrayLike) -> Array:
+    """Launch-bound seconds per request of steps that hold prompts.
+
+    `arrivals` requests arrive per decoding step; a step that holds any holds
+    arrivals / (1 - exp(-arrivals)) of them, and they share its launches.
+    """
+    in_step = arrivals / -np.expm1(-np.maximum(arrivals, 1e-9))
+    hidden = np.where(np.asarray(mixed, bool), step_s, 0.0)
+    return np.maximum(floor_s - hidden, 0.0) / np.maximum(in_step, 1.0)
 
 
 def static_batch(

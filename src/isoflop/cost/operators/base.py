@@ -66,10 +66,14 @@ class MoeShape:
 
 @frozen(kw_only=True)
 class CollectiveShape:
-    """A collective among `ranks` ranks; its payload is the operator's `sent` row."""
+    """A collective among `ranks` ranks; its payload is the operator's `sent` row.
+
+    `copies` is how many ranks each token of an expert exchange goes to; 0 for other collectives.
+    """
 
     pattern: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"]
     ranks: int
+    copies: float = 0.0
 
 
 Shape = GemmShape | AttentionShape | MoeShape | CollectiveShape | None
@@ -184,7 +188,7 @@ class Builder:
 
     def collective(
         self, name: str, count: float, pattern: str, ranks: int, values: float, *,
-        rows: str = "tokens", bytes_per_value: float | None = None,
+        rows: str = "tokens", bytes_per_value: float | None = None, copies: float = 0.0,
     ) -> None:  # fmt: skip
         """A collective over `ranks`; payload is `values` per row of the full tensor."""
         if ranks < 2 or count <= 0:
@@ -193,5 +197,5 @@ class Builder:
         self.add(
             name=name, part="network", kind="collective", count=count,
             sent={rows: values * width},
-            shape=CollectiveShape(pattern=pattern, ranks=ranks),  # type: ignore[arg-type]
+            shape=CollectiveShape(pattern=pattern, ranks=ranks, copies=copies),  # type: ignore[arg-type]
         )  # fmt: skip

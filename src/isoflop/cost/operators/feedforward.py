@@ -53,7 +53,13 @@ def _exchange(b: Builder, ffn: FeedForward, count: float, step: str) -> None:
     if plan.expert > 1:
         # Each token's copies leave for at most `experts_per_token` ranks, once per rank.
         copies = min(ffn.experts_per_token, plan.expert)
-        b.collective(f"expert {step}", count, "all_to_all", ranks, copies * hidden / plan.tensor)
+        fmt = plan.formats.of("experts")
+        # 8-bit activations travel as such; what comes back is summed in 16 bits (DeepSeek-V3, 3.2).
+        narrow = step == "dispatch" and fmt.id.startswith("fp8")
+        b.collective(
+            f"expert {step}", count, "all_to_all", ranks, copies * hidden / plan.tensor,
+            bytes_per_value=fmt.bytes_per_value if narrow else None, copies=copies,
+        )  # fmt: skip
     else:
         pattern = "all_gather" if step == "dispatch" else "reduce_scatter"
         b.collective(f"expert {step}", count, pattern, ranks, plan.data * hidden)
