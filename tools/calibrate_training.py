@@ -26,7 +26,7 @@ TIMED = ("step_s", "training_tokens_per_s", "flop_per_s_per_device", "model_flop
 BOUNDS = {
     "gemm": (0.9, 1.6), "gemm_fp8": (0.8, 2.0), "gemm_fp4": (0.8, 2.5), "attention": (0.7, 2.0),
     "attention_backward": (0.8, 2.5), "attention_older": (1.0, 3.0), "stream": (0.6, 2.5),
-    "eager": (1.0, 5.0), "stream_backward": (0.7, 2.5), "experts": (0.8, 3.0),
+    "eager": (1.0, 5.0), "stream_backward": (0.7, 2.5), "experts": (0.8, 3.0), "scan": (1.0, 40.0),
     "exchange": (0.3, 1.0), "exchange_fused": (0.3, 1.0), "scale_up": (0.35, 0.95),
     "network": (0.3, 0.95), "contention": (0.0, 0.6),
     "launch": (1e-6, 2e-4), "step": (1e-4, 3e-2), "straggler": (0.0, 0.03),
@@ -36,11 +36,11 @@ FITTED = {
     "ampere": ("gemm", "attention", "attention_backward", "stream", "eager", "stream_backward",
                "scale_up", "network", "contention", "launch", "step", "straggler"),
     "hopper": ("gemm", "gemm_fp8", "attention", "attention_backward", "attention_older", "stream",
-               "eager", "stream_backward", "experts", "exchange", "exchange_fused", "scale_up",
-               "network", "contention", "launch", "step", "straggler",
-               "power_exponent"),
+               "eager", "stream_backward", "experts", "scan", "exchange", "exchange_fused", "scale_up",
+               "network", "contention", "launch", "step", "straggler"),
     "blackwell": ("gemm", "gemm_fp8", "gemm_fp4", "attention", "attention_backward", "stream",
-                  "experts", "exchange", "exchange_fused", "scale_up", "network", "contention",
+                  "experts", "scan", "exchange", "exchange_fused", "scale_up", "network",
+                  "contention",
                   "launch", "step", "power_exponent"),
 }  # fmt: skip
 WATTS = {"ampere": 400 / 312e12, "hopper": 700 / 989.4e12, "blackwell": 1400 / 2500e12}

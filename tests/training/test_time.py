@@ -4,7 +4,7 @@ from attrs import evolve
 
 from isoflop.cost.features import Batch
 from isoflop.cost.operators.training import training_operators
-from isoflop.cost.timing import linear
+from isoflop.cost.timing import KernelTimer, linear
 from isoflop.hardware import load_accelerator, load_fleet
 from isoflop.models import load_model
 from isoflop.plans import Plan
@@ -109,7 +109,20 @@ def test_boards_with_less_power_run_slower():
     calibration, own = load_training("hopper")
     assert own
     assert slow_clock(load_accelerator("h100-sxm"), calibration) == pytest.approx(1.0, abs=0.01)
-    assert slow_clock(load_accelerator("h100-pcie"), calibration) > 1.05
+    # Families whose kernel models know their power throttle there.
+    assert slow_clock(load_accelerator("h100-pcie"), calibration) == 1.0
+    plan = Plan()
+    share = [
+        KernelTimer(device=load_accelerator(d), plan=plan).headroom
+        for d in ("h100-sxm", "h100-96gb", "h100-pcie")
+    ]
+    assert share[0] == 1.0
+    # 500 W for the same chip: clocks fall far less than power does.
+    assert 5 / 7 < share[1] < 0.92
+    assert 0.7 < share[2] < 0.95
+    blackwell, own = load_training("blackwell")
+    assert own
+    assert slow_clock(load_accelerator("b200"), blackwell) > 1.01
 
 
 @pytest.mark.parametrize("fleet", ["tpu-v5p", "trainium-2", "gaudi-2", "mi300x", "rtx-4090"])

@@ -49,18 +49,28 @@ UNMEASURED_SIGMA = {
 """Spread of log(measured / predicted) per kind for a device whose family was never measured:
 what the models show when a family is predicted from another one's parameters."""
 
-JOULES_PER_FLOP = {"ada": 1.0e-12, "hopper": 0.72e-12, "ampere": 1.15e-12}
-"""Board energy of one 16-bit FLOP in dense products, by family: what makes the device each family
-was fitted on sustain the share of its rate that its largest products reach (L40S 0.88 at 350 W,
-H100 SXM 0.90 at 700 W, A100 SXM 0.96 at 400 W)."""
+JOULES_PER_FLOP: dict[str, float] = {"ada": 1.20e-12, "hopper": 0.83e-12, "ampere": 1.22e-12}
+"""Board energy above idle of one 16-bit FLOP in dense products at full clocks, by family: what
+makes the device each family was fitted on sustain the share of its rate that its largest products
+reach (L40S 0.88 at 350 W, H100 SXM 0.90 at 700 W, A100 SXM 0.96 at 400 W)."""
+
+CLOCK_PER_POWER = 0.4
+"""Clock as a power of dynamic power: P = f V^2 with voltage close to linear in clock."""
+LEAST_VOLTAGE_POWER = 0.4
+"""Share of the power at full clocks below which voltage falls no further, so clock goes as power."""
 
 
 def sustained_share(device: Accelerator, joules_per_flop: float) -> float:
     """Share of the 16-bit rate that the board's power and its highest clock allow."""
     rate = device.rates.dense_flop_per_s.get("bf16", 0.0)
-    wanted = device.power.idle_watts + joules_per_flop * rate
-    clock = device.compute.load_clock_hz or device.compute.clock_hz
-    return min(clock / device.compute.clock_hz, device.power.board_watts / wanted)
+    power = device.power
+    clock = (device.compute.load_clock_hz or device.compute.clock_hz) / device.compute.clock_hz
+    if rate <= 0 or power.board_watts <= power.idle_watts:
+        return clock
+    given = (power.board_watts - power.idle_watts) / (joules_per_flop * rate)
+    low = LEAST_VOLTAGE_POWER
+    share = given**CLOCK_PER_POWER if given >= low else low**CLOCK_PER_POWER * given / low
+    return min(clock, share)
 
 
 _SCORE = {"mla_prefill": "prefill", "stream": "gemm.bf16", "scan": "gemm.bf16"}
@@ -108,8 +118,8 @@ class KernelTimer:
     def headroom(self) -> float:
         """Sustained share of the dense rate, over that of the device its family was fitted on.
 
-        Dense products run into the board's power limit: a device reaches min(1, board / (idle +
-        joules per FLOP x rate)) of its rate. The fitted parameters hold this for their own device.
+        Dense products run into the board's power limit; see `sustained_share`. The fitted
+        parameters hold this for their own device.
         """
         joules = JOULES_PER_FLOP.get(self.device.family)
         if joules is None or self.label() == "interpolated" or not self.calibration.devices:

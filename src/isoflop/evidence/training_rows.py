@@ -86,6 +86,7 @@ CLUSTERS = {
     "nvlink5 single node": "dgx-b200",
 }  # fmt: skip
 NAMED = {
+    "nemotron_3_nano": "nemotron-3-nano", "nemotron_3_super": "nemotron-3-super",
     "deepseekv3": "deepseek-v3", "deepseekv2": "deepseek-v2", "qwen3_30b": "qwen3-30b-a3b",
     "qwen3_235b": "qwen3-235b-a22b", "gpt oss 120b": "gpt-oss-120b", "kimi_k2": "kimi-k2",
     "tinyllama": "tinyllama-1.1b",

@@ -40,6 +40,9 @@ class TrainingCalibration:
     eager : float
     experts : float
         Factor on grouped products of routed experts.
+    scan : float
+        Factor on the scans of state-space and linear-attention layers, whose chunked kernels stay
+        far below both roofs.
     scale_up, network : float
         Share of link bandwidth that collectives reach inside a node and between nodes.
     exchange : float
@@ -76,6 +79,7 @@ class TrainingCalibration:
     watts_per_flop_per_s: float = field(default=0.0, metadata={"plain": True})
     power_exponent: float = 0.4
     experts: float = 1.2
+    scan: float = 9.0
     scale_up: float = 0.75
     network: float = 0.8
     exchange: float = 0.7

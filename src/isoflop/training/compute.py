@@ -24,8 +24,8 @@ from ..plans import Formats, Plan
 from .plan import Plans, Recipe, TrainingJob
 
 COLUMNS = (
-    "gemm_f", "attention_f", "stream_f", "experts_f",
-    "gemm_d", "attention_d", "stream_d", "experts_d", "gemm_w", "experts_w",
+    "gemm_f", "attention_f", "stream_f", "experts_f", "scan_f",
+    "gemm_d", "attention_d", "stream_d", "experts_d", "scan_d", "gemm_w", "experts_w", "scan_w",
     "head_f", "head_b", "embedding", "core", "kernels", "flop", "head_flop", "core_flop",
 )  # fmt: skip
 """Seconds per layer by kind: forward, gradient of inputs (d) and of weights (w); whole-model head
@@ -193,7 +193,7 @@ def _place(c: dict, op: Operator, suffix: str, seconds: Array, flop: Array, dept
     if op.part == "embedding":
         c["embedding"] = c["embedding"] + seconds
         return
-    kind = {"gemm": "gemm", "moe": "experts"}.get(op.kind, "stream")
+    kind = {"gemm": "gemm", "moe": "experts", "scan": "scan"}.get(op.kind, "stream")
     core = op.kind in ("prefill", "mla_prefill") or op.name.startswith("attention ")
     if core:
         kind = "attention"

@@ -21,6 +21,7 @@ from attrs import define, field, frozen
 
 from ..cost.collectives import tier_for
 from ..cost.features import Array
+from ..cost.timing import JOULES_PER_FLOP
 from ..formats import load_format
 from ..hardware import Accelerator, Cluster
 from .calibration import TrainingCalibration, load_training
@@ -65,7 +66,12 @@ def network_of(device: Accelerator, cluster: Cluster | None, count: int) -> Netw
 
 
 def slow_clock(device: Accelerator, calibration: TrainingCalibration) -> float:
-    """Factor on compute time of a board whose power limit is low for its rate; at least 1."""
+    """Factor on compute time of a board whose power limit is low for its rate; at least 1.
+
+    Only for families whose kernel models do not know their power yet.
+    """
+    if device.family in JOULES_PER_FLOP:
+        return 1.0
     rates = device.rates.dense_flop_per_s
     rate = rates.get("bf16") or rates.get("fp16") or max(rates.values())
     wanted = calibration.watts_per_flop_per_s * rate
@@ -198,18 +204,20 @@ class _Pricing:
         attention = attention * (c.attention_older if fused and self.r.older_attention else 1.0)
         back = attention * (c.attention_backward if fused else 1.0)
         f = gemm * k["gemm_f"] + attention * k["attention_f"] + stream * k["stream_f"]
-        f = f + c.experts * gemm * k["experts_f"]
+        f = f + c.experts * gemm * k["experts_f"] + c.scan * k["scan_f"]
         d = gemm * k["gemm_d"] + back * k["attention_d"]
         d = d + stream * c.stream_backward * k["stream_d"]
-        d = d + c.experts * gemm * k["experts_d"]
+        d = d + c.experts * gemm * k["experts_d"] + c.scan * k["scan_d"]
         trained = 0.0 if self.r.adapters else 1.0
-        w = trained * (gemm * k["gemm_w"] + c.experts * gemm * k["experts_w"])
+        w = gemm * k["gemm_w"] + c.experts * gemm * k["experts_w"] + c.scan * k["scan_w"]
+        w = trained * w
         core = attention * k["core"]
         recompute = self.plans.recompute
         second = (
             0.5 * gemm * k["gemm_f"]
             + stream * k["stream_f"]
             + 0.5 * c.experts * gemm * k["experts_f"]
+            + c.scan * k["scan_f"]
         )
         again = np.where(recompute == FULL, f, np.where(recompute == SELECTIVE, core, 0.0))
         again = np.where(recompute == ALTERNATE, second, again)
@@ -298,7 +306,8 @@ class _Pricing:
         k = np.mean([g.ffn.experts_per_token for g in moe])
         sp = np.where(self.plans.sequence_parallel, self.plans.tensor, 1)
         width = 2.0 if self.bits > 8 else 1.5
-        token = self.tokens / sp * self.shape.hidden * width
+        sent = np.mean([g.ffn.latent or self.shape.hidden for g in moe])
+        token = self.tokens / sp * sent * width
         n, c = self.net, self.cal
         reached = c.exchange_fused if self.r.fused_exchange else c.exchange
         local = np.minimum(n.node, ep)

@@ -34,10 +34,16 @@ def _moe(b: Builder, ffn: FeedForward, count: float) -> None:
     """
     hidden, plan = b.model.hidden, b.plan
     b.gemm("router", "feed-forward", count, ffn.experts, hidden, role="head")
-    b.stream("top-k and permute", "feed-forward", count, ffn.experts + hidden, hidden)
+    if ffn.latent:
+        # Experts that work in a narrower space: tokens are projected before they travel.
+        b.gemm("expert input projection", "feed-forward", count, ffn.latent, hidden)
+    width = ffn.latent or hidden
+    b.stream("top-k and permute", "feed-forward", count, ffn.experts + width, width)
     _exchange(b, ffn, count, "dispatch")
     _routed(b, ffn, count)
     _exchange(b, ffn, count, "combine")
+    if ffn.latent:
+        b.gemm("expert output projection", "feed-forward", count, hidden, ffn.latent)
     if ffn.shared_inner:
         _dense(b, ffn.shared_inner, ffn.expert_kind == "gated", count, "shared ")
     if plan.data == 1:
@@ -46,7 +52,7 @@ def _moe(b: Builder, ffn: FeedForward, count: float) -> None:
 
 def _exchange(b: Builder, ffn: FeedForward, count: float, step: str) -> None:
     """Tokens travel to their experts and back only when ranks hold different tokens."""
-    plan, hidden = b.plan, b.model.hidden
+    plan, hidden = b.plan, ffn.latent or b.model.hidden
     if plan.data == 1:
         return
     ranks = plan.tensor * plan.data
@@ -66,7 +72,7 @@ def _exchange(b: Builder, ffn: FeedForward, count: float, step: str) -> None:
 
 
 def _routed(b: Builder, ffn: FeedForward, count: float) -> None:
-    hidden, plan, act = b.model.hidden, b.plan, b.activation_bytes
+    hidden, plan, act = ffn.latent or b.model.hidden, b.plan, b.activation_bytes
     fmt = plan.formats.of("experts")
     gated = ffn.expert_kind == "gated"
     inner = ffn.inner / plan.expert_tensor
