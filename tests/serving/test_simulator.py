@@ -13,7 +13,7 @@ from isoflop.cost.step import StepModel
 from isoflop.hardware import load_accelerator
 from isoflop.models import load_model
 from isoflop.plans import Plan
-from isoflop.serving.loop.records import N_IDLE, PREEMPTIONS, USED
+from isoflop.serving.loop.records import HOST_HITS, N_IDLE, PREEMPTIONS, USED
 from isoflop.serving.policy import policy_names
 from isoflop.serving.reference import Reference
 from isoflop.serving.server import Server
@@ -64,9 +64,11 @@ def traces(draw) -> Trace:
 @given(
     trace=traces(), blocks=st.sampled_from([130, 400, 20_000]),
     preemption=st.sampled_from(["recompute", "swap"]), caching=st.booleans(),
+    host=st.sampled_from([0, 7, 10_000]),
 )  # fmt: skip
-def test_jumping_agrees_with_plain_loop(policy, trace, blocks, preemption, caching):
-    one = server(policy=policy, cache_blocks=blocks, preemption=preemption, prefix_caching=caching)
+def test_jumping_agrees_with_plain_loop(policy, trace, blocks, preemption, caching, host):
+    one = server(policy=policy, cache_blocks=blocks, preemption=preemption, prefix_caching=caching,
+                 host_cache_bytes=host * 16 * 131072.0)  # fmt: skip
     first, finish = Reference(one, trace).run()
     report = simulate(one, trace)
     instance = report.instances[0]
@@ -82,6 +84,22 @@ def test_preemption_happens_in_the_comparison():
                         output=g.Lengths(median=300))  # fmt: skip
     report = simulate(server(cache_blocks=130), trace)
     assert report.instances[0].whole(PREEMPTIONS) > 5
+
+
+def test_host_memory_keeps_what_the_device_drops():
+    # Four long system prompts, more than the device's pages hold at once.
+    trace = g.open_loop(requests=400, requests_per_s=4, prompt=g.Lengths(median=2100),
+                        output=g.Lengths(median=20), shared_prefix=2000, prefixes=4)  # fmt: skip
+    reports = [
+        simulate(server(cache_blocks=350, host_cache_bytes=b), trace) for b in (0.0, 2e9)
+    ]
+    assert reports[0].summary["host_hit_ratio"] == 0.0
+    assert reports[1].summary["host_hit_ratio"] > 0.2
+    assert reports[1].summary["unit_hit_ratio"] > reports[0].summary["unit_hit_ratio"] + 0.2
+    assert reports[1].summary["ttft_s"]["mean"] < 0.8 * reports[0].summary["ttft_s"]["mean"]
+    # Everything that came back crossed the host link.
+    i = reports[1].instances[0]
+    assert i.whole(HOST_HITS) > 0
 
 
 def test_tokens_are_conserved():

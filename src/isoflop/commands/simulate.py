@@ -31,6 +31,7 @@ def simulate(
     cache_blocks: int = 0,
     utilization: float = 0.9,
     prefix_caching: bool = True,
+    host_cache: str = "0 GiB",
     preemption: Literal["recompute", "swap"] = "recompute",
     replicas: int = 1,
     router: str = "round-robin",
@@ -75,6 +76,8 @@ def simulate(
         Pages of the cache; default: what memory leaves.
     utilization
         Share of device memory the engine claims.
+    host_cache
+        Host memory per device for prefix pages that the device drops, such as 64GiB.
     preemption
         What happens to a preempted sequence's cache.
     replicas
@@ -102,6 +105,7 @@ def simulate(
     """
     from ..serving.server import Server
     from ..serving.simulate import simulate as run
+    from ..units import parse
     from ._output import progress_bar
     from .explain import build_step
 
@@ -110,6 +114,7 @@ def simulate(
         step=step, policy=policy, max_sequences=max_sequences, max_tokens=max_tokens,
         max_context=max_context, cache_blocks=cache_blocks, utilization=utilization,
         prefix_caching=prefix_caching, preemption=preemption, share=share,
+        host_cache_bytes=parse(host_cache, "bytes", "host cache"),
         speculation=_speculation(draft, acceptance, draft_tokens, on, weights, kv, engine),
     )  # fmt: skip
     trace = traffic.trace()
@@ -216,8 +221,9 @@ def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]
     )
     out.print(
         f"Cache: {s['cache_blocks']:,} pages, {s['cache_use']:.0%} used, {s['preemptions']:,} "
-        f"preemptions, {s['prefix_hit_ratio']:.1%} of prompt tokens from cached prefixes. "
-        f"Power {s['watts_per_device']:,.0f} W per device, "
+        f"preemptions, {s['prefix_hit_ratio']:.1%} of prompt tokens from cached prefixes"
+        + (f" ({s['host_hit_ratio']:.1%} of units from host memory)" if s["host_hit_ratio"] else "")
+        + f". Power {s['watts_per_device']:,.0f} W per device, "
         f"{s['joules_per_output_token']:.3g} J per output token"
         + (f", {price:.3g} USD per million output tokens." if price is not None else ".")
     )

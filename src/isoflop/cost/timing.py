@@ -57,7 +57,7 @@ reach (L40S 0.88 at 350 W, H100 SXM 0.90 at 700 W, A100 SXM 0.96 at 400 W)."""
 CLOCK_PER_POWER = 0.4
 """Clock as a power of dynamic power: P = f V^2 with voltage close to linear in clock."""
 LEAST_VOLTAGE_POWER = 0.4
-"""Share of the power at full clocks below which voltage falls no further, so clock goes as power."""
+"""Share of full-clock power below which voltage falls no further, so clock goes as power."""
 
 
 def sustained_share(device: Accelerator, joules_per_flop: float) -> float:

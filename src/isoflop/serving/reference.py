@@ -50,6 +50,8 @@ class _Cache:
     private: int = 0
     refs: dict[int, int] = Factory(dict)
     idle: list[int] = Factory(list)
+    host_units: int = 0
+    host: list[int] = Factory(list)
 
     @property
     def used(self) -> int:
@@ -60,7 +62,12 @@ class _Cache:
 
     def evict_for(self, blocks: int) -> None:
         while self.blocks - self.used - len(self.idle) * self.unit_blocks < blocks and self.idle:
-            del self.refs[self.idle.pop(0)]
+            unit = self.idle.pop(0)
+            del self.refs[unit]
+            if self.host_units:
+                if len(self.host) == self.host_units:
+                    del self.host[0]
+                self.host.append(unit)
 
 
 class Reference:
@@ -78,7 +85,9 @@ class Reference:
             )
             for i in range(len(trace))
         ]  # fmt: skip
-        self.cache = _Cache(self.limits.blocks, self.limits.unit_blocks)
+        self.cache = _Cache(
+            self.limits.blocks, self.limits.unit_blocks, host_units=self.limits.host_units
+        )
         self.future = sorted(
             (r for r in self.requests if math.isfinite(r.arrival)), key=lambda r: r.arrival
         )
@@ -184,22 +193,34 @@ class Reference:
                 most = min(len(r.units), (r.prompt - 1) // limits.unit_tokens)
                 while hits < most and cache.has(r.units[hits]):
                     hits += 1
-            ready = held if r.swapped else hits * limits.unit_tokens
+            loaded = 0
+            if limits.unit_tokens and limits.host_units and not r.swapped:
+                most = min(len(r.units), (r.prompt - 1) // limits.unit_tokens)
+                while hits + loaded < most and r.units[hits + loaded] in cache.host:
+                    loaded += 1
+            shared = hits + loaded
+            ready = held if r.swapped else shared * limits.unit_tokens
             if not limits.chunked and held - ready > budget and self.prefilling:
                 return
             fresh = sum(1 for u in r.units[:hits] if cache.refs[u] == 0)
             booked = r.prompt + r.output - 1 if limits.gang else held
-            private = self._pages(booked) - hits * limits.unit_blocks
+            private = self._pages(booked) - shared * limits.unit_blocks
+            new = private + loaded * limits.unit_blocks
             growth = self._next_pages() if limits.mixed else 0
-            if private > limits.blocks - cache.used - growth - fresh * limits.unit_blocks:
+            if new > limits.blocks - cache.used - growth - fresh * limits.unit_blocks:
                 return
             for u in r.units[:hits]:
                 if cache.refs[u] == 0:
                     cache.idle.remove(u)
                 cache.refs[u] += 1
-            cache.evict_for(private)
+            for u in r.units[hits:shared]:
+                cache.host.remove(u)
+            cache.evict_for(new)
+            for u in r.units[hits:shared]:
+                cache.refs[u] = 1
+            self.owed += self.server.swap_s_per_block() * loaded * limits.unit_blocks
             cache.private += private
-            r.private, r.held = private, hits
+            r.private, r.held = private, shared
             self.waiting.remove(r)
             self.admissions += 1
             r.since = self.admissions
@@ -279,6 +300,8 @@ class Reference:
             if r.private < limits.unit_blocks:
                 break
             self.cache.refs[r.units[r.held]] = 1
+            if r.units[r.held] in self.cache.host:
+                self.cache.host.remove(r.units[r.held])
             self.cache.private -= limits.unit_blocks
             r.private -= limits.unit_blocks
             r.held += 1

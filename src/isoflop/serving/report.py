@@ -18,6 +18,7 @@ from .loop.records import (
     BUSY,
     CONTEXT_S,
     DECODE_TOKENS,
+    HOST_HITS,
     ITERATIONS,
     N_REFUSED,
     PREEMPTIONS,
@@ -211,7 +212,8 @@ def make_report(
     }
     count = {
         k: sum(i.whole(k) for i in instances)
-        for k in (PREEMPTIONS, STEPS, ITERATIONS, N_REFUSED, UNIT_HITS, UNIT_LOOKUPS, PROMPT_STEPS)
+        for k in (PREEMPTIONS, STEPS, ITERATIONS, N_REFUSED, UNIT_HITS, UNIT_LOOKUPS, HOST_HITS,
+                  PROMPT_STEPS)
     }
     busy = total[BUSY]
     devices = replicas / server.share * server.step.plan.devices
@@ -239,6 +241,7 @@ def make_report(
         "preemptions": count[PREEMPTIONS], "steps": count[STEPS],
         "prefix_hit_ratio": collected.hit_tokens / max(collected.prompt_tokens, 1.0),
         "unit_hit_ratio": count[UNIT_HITS] / max(count[UNIT_LOOKUPS], 1),
+        "host_hit_ratio": count[HOST_HITS] / max(count[UNIT_LOOKUPS], 1),
         "watts_per_device": watts, "joules_per_output_token": watts * devices / rate,
         "co2_grams_per_million_output_tokens":
             watts * devices / rate * 1e6 / JOULES_PER_KWH * CO2_GRAMS_PER_KWH,

@@ -14,6 +14,8 @@ from .loop.records import (
     FINISHED,
     FOLLOWING,
     FUTURE,
+    HOST_NEWEST,
+    HOST_OLDEST,
     LOG_COLUMNS,
     NEWEST,
     OLDEST,
@@ -170,7 +172,7 @@ def _requests(n: int, units: int) -> Requests:
 
 def _state(n: int, sequences: int, block_steps: int, units: int, users: int, events: int) -> State:
     whole = np.zeros(WHOLE_SIZE, np.int64)
-    whole[OLDEST] = whole[NEWEST] = -1
+    whole[OLDEST] = whole[NEWEST] = whole[HOST_OLDEST] = whole[HOST_NEWEST] = -1
     return State(
         whole=whole, real=np.zeros(REAL_SIZE), waiting_key=np.zeros(n + 1),
         waiting=np.zeros(n + 1, np.int64),
@@ -183,6 +185,9 @@ def _state(n: int, sequences: int, block_steps: int, units: int, users: int, eve
         residues=np.zeros(block_steps, np.int64), user_tag=np.zeros(max(users, 1)),
         unit_refs=np.full(max(units, 1), -1, np.int64),
         unit_previous=np.full(max(units, 1), -1, np.int64),
-        unit_next=np.full(max(units, 1), -1, np.int64), histogram=np.zeros(BINS),
+        unit_next=np.full(max(units, 1), -1, np.int64),
+        host_held=np.zeros(max(units, 1), np.int64),
+        host_previous=np.full(max(units, 1), -1, np.int64),
+        host_next=np.full(max(units, 1), -1, np.int64), histogram=np.zeros(BINS),
         gang=np.zeros(sequences + 1, np.int64), log=np.zeros((events, len(LOG_COLUMNS))),
     )  # fmt: skip

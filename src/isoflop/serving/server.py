@@ -46,6 +46,9 @@ class Server:
     cache_blocks : int
         Pages of the cache; 0 computes them from what memory is left.
     prefix_caching : bool
+    host_cache_bytes : float
+        Host memory per device that keeps prefix pages which the device drops; they come back over
+        the host link instead of being computed again. 0: none.
     preemption : {"recompute", "swap"}
     speculation : Speculation or None
     share : int
@@ -61,6 +64,7 @@ class Server:
     utilization: float = 0.9
     cache_blocks: int = 0
     prefix_caching: bool = True
+    host_cache_bytes: float = 0.0
     preemption: Literal["recompute", "swap"] = "recompute"
     speculation: Speculation | None = None
     share: int = 1
@@ -74,6 +78,10 @@ class Server:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InvalidInput(f"The {label} is {getattr(self, name)}; it must be at least 1.")
+        if not 0.0 <= self.host_cache_bytes < np.inf:
+            raise InvalidInput(
+                f"Host memory for the cache is {self.host_cache_bytes} bytes; give 0 or more."
+            )
         if not 0.0 < self.utilization <= 1.0:
             raise InvalidInput(
                 f"The share of memory an engine claims lies in (0, 1], not {self.utilization}."
@@ -186,15 +194,18 @@ class Server:
         """Settings of the loop for a trace with prefix units of `unit_tokens` tokens."""
         p, gain = self.scheduler, self.times.tables.numbers[2]
         units = unit_tokens if self.prefix_caching and self.token_bytes else 0
+        unit_blocks = max(1, units // self.block_tokens)
+        kept = self.host_cache_bytes / (unit_blocks * self.block_bytes) if units else 0.0
         return Limits(
             sequences=self.max_sequences,
             tokens=self.max_tokens * self.step.plan.data if p.limited else HUGE,
             blocks=self.blocks, block_tokens=self.block_tokens if self.token_bytes else NO_PAGES,
             block_steps=max(1, round(self.block_tokens / gain)) if self.token_bytes else NO_PAGES,
             sequence_blocks=self.sequence_blocks if self.token_bytes else 0, unit_tokens=units,
-            unit_blocks=max(1, units // self.block_tokens), chunked=int(p.chunked),
+            unit_blocks=unit_blocks, chunked=int(p.chunked),
             mixed=int(p.mixed), gang=int(p.gang), fair=int(p.fair),
             swap=int(self.preemption == "swap"), first_come=int(p.first_come), ring=ring,
+            host_units=int(kept) * self.step.plan.data,
         )  # fmt: skip
 
     def check(self, prompt: np.ndarray, output: np.ndarray) -> None:

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from . import compiled
-from .records import BLOCKED, N_DECODING, N_IDLE, NEWEST, OLDEST, STEP, USED
+from .records import (
+    BLOCKED,
+    HOST_NEWEST,
+    HOST_OLDEST,
+    N_DECODING,
+    N_HOST,
+    N_IDLE,
+    NEWEST,
+    OLDEST,
+    STEP,
+    USED,
+)  # fmt: skip
 
 
 @compiled
@@ -37,6 +48,45 @@ def idle(s, unit):
 
 
 @compiled
+def leave_host(s, unit):
+    """Take a unit out of host memory."""
+    before = s.host_previous[unit]
+    after = s.host_next[unit]
+    if before >= 0:
+        s.host_next[before] = after
+    else:
+        s.whole[HOST_OLDEST] = after
+    if after >= 0:
+        s.host_previous[after] = before
+    else:
+        s.whole[HOST_NEWEST] = before
+    s.host_held[unit] = 0
+    s.whole[N_HOST] -= 1
+
+
+@compiled
+def keep_on_host(s, limits, unit):
+    """Move a unit that leaves the device to host memory, dropping the oldest there if full.
+
+    The copy runs beside the steps and costs them nothing.
+    """
+    if limits.host_units == 0:
+        return
+    if s.whole[N_HOST] == limits.host_units:
+        leave_host(s, s.whole[HOST_OLDEST])
+    tail = s.whole[HOST_NEWEST]
+    s.host_previous[unit] = tail
+    s.host_next[unit] = -1
+    if tail >= 0:
+        s.host_next[tail] = unit
+    else:
+        s.whole[HOST_OLDEST] = unit
+    s.whole[HOST_NEWEST] = unit
+    s.host_held[unit] = 1
+    s.whole[N_HOST] += 1
+
+
+@compiled
 def room(s, limits, blocks):
     """Make `blocks` free by evicting unreferenced units, oldest first; whether it worked."""
     each = limits.unit_blocks
@@ -47,6 +97,7 @@ def room(s, limits, blocks):
         unit = s.whole[OLDEST]
         unlink(s, unit)
         s.unit_refs[unit] = -1
+        keep_on_host(s, limits, unit)
         free += each
     return True
 
@@ -64,6 +115,18 @@ def cached_units(r, s, limits, i):
 
 
 @compiled
+def host_units(r, s, limits, i, held):
+    """Units of request i that follow the `held` cached ones and are in host memory."""
+    if limits.host_units == 0 or limits.unit_tokens == 0:
+        return 0
+    most = min(r.unit_end[i] - r.unit_start[i], (r.prompt[i] - 1) // limits.unit_tokens)
+    n = held
+    while n < most and s.host_held[r.units[r.unit_start[i] + n]] == 1:
+        n += 1
+    return n - held
+
+
+@compiled
 def publish(r, s, limits, i):
     """Turn the full prompt units of request i into cached ones, once computed."""
     if limits.unit_tokens == 0:
@@ -75,6 +138,8 @@ def publish(r, s, limits, i):
         if s.unit_refs[unit] >= 0 or r.blocks[i] < each:
             break  # another request computed it at the same time: this copy stays private
         s.unit_refs[unit] = 1
+        if s.host_held[unit] == 1:
+            leave_host(s, unit)
         r.blocks[i] -= each
         r.shared[i] += 1
         s.whole[BLOCKED] = 0  # the request at the head may share it

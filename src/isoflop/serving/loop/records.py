@@ -66,6 +66,7 @@ class Limits(NamedTuple):
     swap: int  # preempted caches go to host memory instead of being dropped
     first_come: int  # keys are arrival times
     ring: int
+    host_units: int  # prefix units that host memory keeps when the device drops them
 
 
 class State(NamedTuple):
@@ -86,6 +87,9 @@ class State(NamedTuple):
     unit_refs: np.ndarray  # -1: not cached
     unit_previous: np.ndarray
     unit_next: np.ndarray
+    host_held: np.ndarray  # 1: the unit is in host memory, and not on the device
+    host_previous: np.ndarray
+    host_next: np.ndarray
     histogram: np.ndarray  # gaps between tokens, bins as in `times.note`
     gang: np.ndarray
     log: np.ndarray  # (capacity, columns of LOG_COLUMNS)
@@ -94,8 +98,9 @@ class State(NamedTuple):
 (
     STEP, N_DECODING, N_WAITING, N_ENDING, N_PENDING, N_PREFILLING, N_RUNNING, NEXT, FED, USED,
     ADMISSIONS, OLDEST, NEWEST, N_IDLE, N_GANG, PREEMPTIONS, ITERATIONS, STEPS, FINISHED, N_LOG,
-    N_REFUSED, BLOCKED, N_ADMITTED, UNIT_HITS, UNIT_LOOKUPS, PROMPT_STEPS, WHOLE_SIZE,
-) = range(27)  # fmt: skip
+    N_REFUSED, BLOCKED, N_ADMITTED, UNIT_HITS, UNIT_LOOKUPS, PROMPT_STEPS, HOST_OLDEST,
+    HOST_NEWEST, N_HOST, HOST_HITS, WHOLE_SIZE,
+) = range(31)  # fmt: skip
 """Indices of State.whole. OLDEST and NEWEST end the list of unreferenced prefix units."""
 
 (

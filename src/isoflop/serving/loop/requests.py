@@ -7,7 +7,17 @@ import math
 import numpy as np
 
 from . import compiled
-from .cache import blocks_for, cached_units, growth, release, room, settle, unlink
+from .cache import (
+    blocks_for,
+    cached_units,
+    growth,
+    host_units,
+    leave_host,
+    release,
+    room,
+    settle,
+    unlink,
+)  # fmt: skip
 from .heap import pop, push
 from .records import (
     ADMISSIONS,
@@ -19,6 +29,7 @@ from .records import (
     FED,
     FINISHED,
     FUTURE,
+    HOST_HITS,
     N_ADMITTED,
     N_DECODING,
     N_ENDING,
@@ -234,9 +245,10 @@ def remember(r, s, i):
 
 
 @compiled
-def reserve(r, s, limits, i, held, units, booked):
-    """Book the cache of `held` tokens, `units` of them shared; whether there was room.
+def reserve(r, s, limits, i, held, units, loaded, booked):
+    """Book the cache of `held` tokens; whether there was room.
 
+    Its first `units` units are shared, the `loaded` ones after them come from host memory.
     `booked` blocks are spoken for by the decoding sequences of the same step.
     """
     # Referencing idle units takes them from the evictable ones.
@@ -246,8 +258,9 @@ def reserve(r, s, limits, i, held, units, booked):
             fresh += 1
     if limits.gang == 1:
         held = r.prompt[i] + r.output[i] - 1
-    private = blocks_for(limits, held) - units * limits.unit_blocks
-    if private > limits.blocks - s.whole[USED] - booked - fresh * limits.unit_blocks:
+    private = blocks_for(limits, held) - (units + loaded) * limits.unit_blocks
+    new = private + loaded * limits.unit_blocks
+    if new > limits.blocks - s.whole[USED] - booked - fresh * limits.unit_blocks:
         return False
     for n in range(units):
         unit = r.units[r.unit_start[i] + n]
@@ -255,10 +268,15 @@ def reserve(r, s, limits, i, held, units, booked):
             unlink(s, unit)
             s.whole[USED] += limits.unit_blocks
         s.unit_refs[unit] += 1
-    room(s, limits, private)
-    s.whole[USED] += private
+    for n in range(units, units + loaded):
+        leave_host(s, r.units[r.unit_start[i] + n])
+    room(s, limits, new)
+    for n in range(units, units + loaded):
+        s.unit_refs[r.units[r.unit_start[i] + n]] = 1
+    s.whole[USED] += new
+    s.real[OWED_S] += s.real[SWAP_S_PER_BLOCK] * loaded * limits.unit_blocks
     r.blocks[i] = private
-    r.shared[i] = units
+    r.shared[i] = units + loaded
     return True
 
 
@@ -271,18 +289,20 @@ def admit(r, s, t, limits, tokens_left):
         again = r.done[i] > 0  # preempted after its first token
         held = r.prompt[i] + r.done[i] - (1 if again else 0)
         units = cached_units(r, s, limits, i)
-        hit = units * limits.unit_tokens
+        loaded = 0 if swapped or r.computed[i] > 0 else host_units(r, s, limits, i, units)
+        hit = (units + loaded) * limits.unit_tokens
         ready = held if swapped else (hit if again else max(hit, r.computed[i]))
         if limits.chunked == 0 and held - ready > tokens_left and s.whole[N_PREFILLING] > 0:
             return  # whole prompts only: this one starts a step of its own
         booked = growth(s, limits, 1) if limits.mixed == 1 else 0
-        if not reserve(r, s, limits, i, held, units, booked):
+        if not reserve(r, s, limits, i, held, units, loaded, booked):
             s.whole[BLOCKED] = 1
             return
         pop(s.waiting_key, s.waiting, s.whole[N_WAITING])
         s.whole[N_WAITING] -= 1
         if r.preempted[i] == 0:
-            s.whole[UNIT_HITS] += units
+            s.whole[UNIT_HITS] += units + loaded
+            s.whole[HOST_HITS] += loaded
             s.whole[UNIT_LOOKUPS] += r.unit_end[i] - r.unit_start[i]
             r.hit[i] = hit
             r.scheduled[i] = s.real[CLOCK]
