@@ -90,9 +90,7 @@ def test_host_memory_keeps_what_the_device_drops():
     # Four long system prompts, more than the device's pages hold at once.
     trace = g.open_loop(requests=400, requests_per_s=4, prompt=g.Lengths(median=2100),
                         output=g.Lengths(median=20), shared_prefix=2000, prefixes=4)  # fmt: skip
-    reports = [
-        simulate(server(cache_blocks=350, host_cache_bytes=b), trace) for b in (0.0, 2e9)
-    ]
+    reports = [simulate(server(cache_blocks=350, host_cache_bytes=b), trace) for b in (0.0, 2e9)]
     assert reports[0].summary["host_hit_ratio"] == 0.0
     assert reports[1].summary["host_hit_ratio"] > 0.2
     assert reports[1].summary["unit_hit_ratio"] > reports[0].summary["unit_hit_ratio"] + 0.2

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from ._traffic import DEFAULT_TRAFFIC, Traffic
 
 if TYPE_CHECKING:
+    from ..serving.fleet import Outage
     from ..serving.report import ServingReport
     from ..serving.server import Server
 
@@ -37,6 +38,8 @@ def simulate(
     router: str = "round-robin",
     share: int = 1,
     disaggregate: str = "",
+    fail: str = "",
+    drain: str = "",
     draft: str = "",
     acceptance: float = 0.7,
     draft_tokens: int = 0,
@@ -52,7 +55,8 @@ def simulate(
     model
         Catalog id or alias, or a Hugging Face config.json.
     on
-        Devices of one replica: h100-sxm, 8xh200, dgx-h100.
+        Devices of one replica: h100-sxm, 8xh200, dgx-h100; a comma-separated list for replicas
+        that differ: h100-sxm,h100-sxm,l40s.
     plan
         Parallel plan such as tp8,ep8; default: tensor parallel over the devices.
     weights
@@ -88,6 +92,11 @@ def simulate(
         Instances on each device, sharing its memory and bandwidth.
     disaggregate
         Prefill and decode instances apart, as P:D, for example 2:1.
+    fail
+        Replicas that fail, as replica@start+seconds: 0@60+120 loses what replica 0 has at second
+        60 and starts it again elsewhere; several by commas.
+    drain
+        The same for replicas that finish what they have but take nothing new.
     draft
         Draft model for speculative decoding; with --draft-tokens and no model, lookup drafting.
     acceptance
@@ -109,17 +118,31 @@ def simulate(
     from ._output import progress_bar
     from .explain import build_step
 
-    step = build_step(model, on, plan, weights, experts, kv, engine)
-    server = Server(
-        step=step, policy=policy, max_sequences=max_sequences, max_tokens=max_tokens,
-        max_context=max_context, cache_blocks=cache_blocks, utilization=utilization,
-        prefix_caching=prefix_caching, preemption=preemption, share=share,
-        host_cache_bytes=parse(host_cache, "bytes", "host cache"),
-        speculation=_speculation(draft, acceptance, draft_tokens, on, weights, kv, engine),
-    )  # fmt: skip
+    def make(devices: str) -> Server:
+        return Server(
+            step=build_step(model, devices, plan, weights, experts, kv, engine), policy=policy,
+            max_sequences=max_sequences, max_tokens=max_tokens, max_context=max_context,
+            cache_blocks=cache_blocks, utilization=utilization, prefix_caching=prefix_caching,
+            preemption=preemption, share=share,
+            host_cache_bytes=parse(host_cache, "bytes", "host cache"),
+            speculation=_speculation(draft, acceptance, draft_tokens, devices, weights, kv,
+                                     engine),
+        )  # fmt: skip
+
+    made = {name: make(name) for name in _replica_names(on)}
+    servers = [made[name] for name in _replica_names(on)]
+    server = servers[0]
+    outages = [*_outages(fail, "fail"), *_outages(drain, "drain")]
     trace = traffic.trace()
     events = 200_000 if timeline is not None or plot is not None else 0
-    if disaggregate:
+    if len(servers) > 1 or outages:
+        from ..serving.fleet import simulate_fleet
+
+        report = simulate_fleet(
+            servers if len(servers) > 1 else servers * replicas, trace, router=router,
+            outages=outages, drop_long=traffic.drop_long,
+        )  # fmt: skip
+    elif disaggregate:
         from ..serving.disaggregated import simulate_split
 
         prefills, decodes = _split(disaggregate)
@@ -152,6 +175,18 @@ def simulate(
         save(chart(report), plot)
         if not json:
             print(f"Chart written to {plot}.")
+
+
+def _replica_names(on: str) -> list[str]:
+    return [name.strip() for name in on.split(",") if name.strip()] or [on]
+
+
+def _outages(text: str, kind: Literal["fail", "drain"]) -> list[Outage]:
+    if not text:
+        return []
+    from ..serving.fleet import parse_outages
+
+    return parse_outages(text, kind)
 
 
 def _speculation(
@@ -196,8 +231,9 @@ def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]
 
     s, out = report.summary, console()
     step = server.step
+    device = s["device"] if " + " in s["device"] else step.device.name
     out.print(
-        f"[bold]{step.model.name}[/] on {s['devices']:g} x [bold]{step.device.name}[/] "
+        f"[bold]{step.model.name}[/] on {s['devices']:g} x [bold]{device}[/] "
         f"({s['replicas']} x {s['plan']}), engine {step.engine.id.removeprefix('engine-')}, "
         f"policy {s['policy']}: {s['requests']:,} requests over "
         f"{show_s(s['duration_s'])} of simulated time"
@@ -229,6 +265,12 @@ def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]
     )
     bound = ", ".join(f"{k} {v:.0%}" for k, v in s["bound"].items() if v >= 0.005)
     out.print(f"Busy time is bound by: {bound}.")
+    if "outages" in s:
+        out.print(
+            f"{s['outages']} outages: replicas up {s['available_share']:.1%} of the time, "
+            f"{s['rerouted_requests']:,} requests started again elsewhere, "
+            f"{s['lost_tokens']:,.0f} tokens computed for nothing."
+        )
     for p in promises:
         share = "" if p["share_within"] is None else f"; {p['share_within']:.1%} of requests within"
         state = "kept" if p["kept"] else "[bold]broken[/]"

@@ -74,13 +74,21 @@ class Collected:
     first_s: float = np.inf
 
     @classmethod
-    def of(cls, instances: Sequence[Running], parts: Sequence[Array], trace: Trace) -> Collected:
-        """Gather the results of instances whose rows i are requests parts[j][i] of `trace`."""
+    def of(
+        cls, instances: Sequence[Running], parts: Sequence[Array], trace: Trace,
+        kept: Sequence[Array] = (),
+    ) -> Collected:  # fmt: skip
+        """Gather the results of instances whose rows i are requests parts[j][i] of `trace`.
+
+        With `kept`, only rows where kept[j][i]; latency then counts from the trace's arrivals,
+        because the others started again elsewhere.
+        """
         n = len(trace)
         arrival, first, finish, hit = (np.full(n, np.nan) for _ in range(4))
-        for instance, part in zip(instances, parts):
-            rows = slice(0, len(part))
-            arrival[part] = instance.requests.arrival[rows]
+        for j, (instance, part) in enumerate(zip(instances, parts)):
+            rows = np.nonzero(kept[j])[0] if kept else np.arange(len(part))
+            part = part[rows]
+            arrival[part] = trace.arrival_s[part] if kept else instance.requests.arrival[rows]
             first[part] = instance.requests.first[rows]
             finish[part] = instance.requests.finish[rows]
             hit[part] = instance.requests.hit[rows]
@@ -199,30 +207,70 @@ class ServingReport:
         return float(good.mean())
 
 
+TOTALS = (BUSY, BATCH_S, BLOCK_S, CONTEXT_S, DECODE_TOKENS, PROMPT_TOKENS, PROMPT_S)
+COUNTS = (PREEMPTIONS, STEPS, ITERATIONS, N_REFUSED, UNIT_HITS, UNIT_LOOKUPS, HOST_HITS,
+          PROMPT_STEPS)  # fmt: skip
+
+
+@frozen(kw_only=True)
+class _Group:
+    """Replicas of one kind and what they did together."""
+
+    server: Server
+    replicas: int
+    total: dict[int, float]
+    count: dict[int, int]
+
+    @classmethod
+    def all(cls, servers: Sequence[Server], instances: Sequence[Running]) -> list[_Group]:
+        """One group per distinct server; a replica may have had several instances."""
+        kinds = {id(s): s for s in servers}
+        return [
+            cls(
+                server=kind, replicas=sum(s is kind for s in servers),
+                total={k: sum(i.real(k) for i in instances if i.server is kind) for k in TOTALS},
+                count={k: sum(i.whole(k) for i in instances if i.server is kind) for k in COUNTS},
+            )
+            for kind in kinds.values()
+        ]  # fmt: skip
+
+    @property
+    def devices(self) -> float:
+        return self.replicas / self.server.share * self.server.step.plan.devices
+
+    def watts(self, span_s: float) -> float:
+        return _watts(self.server, self.total, self.count, span_s * self.replicas)
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        price = self.server.step.device.price
+        return None if price is None else price.on_demand_usd_per_hour * self.devices
+
+
 def make_report(
     server: Server, trace: Trace, collected: Collected, instances: Sequence[Running], *,
-    replicas: int, dropped: int, wall_s: float,
+    replicas: int, dropped: int, wall_s: float, servers: Sequence[Server] = (),
 ) -> ServingReport:  # fmt: skip
-    """Summarise finished instances."""
+    """Summarise finished instances; `servers` are the replicas where they differ."""
+    groups = _Group.all(servers or [server] * replicas, instances)
     gaps = np.sum([i.state.histogram for i in instances], axis=0)
     span = max(collected.last_s - collected.first_s, 1e-12)
-    total = {
-        k: sum(i.real(k) for i in instances)
-        for k in (BUSY, BATCH_S, BLOCK_S, CONTEXT_S, DECODE_TOKENS, PROMPT_TOKENS, PROMPT_S)
-    }
-    count = {
-        k: sum(i.whole(k) for i in instances)
-        for k in (PREEMPTIONS, STEPS, ITERATIONS, N_REFUSED, UNIT_HITS, UNIT_LOOKUPS, HOST_HITS,
-                  PROMPT_STEPS)
-    }
-    busy = total[BUSY]
-    devices = replicas / server.share * server.step.plan.devices
-    watts = _watts(server, total, count, span * replicas)
-    price = server.step.device.price
-    usd = None if price is None else price.on_demand_usd_per_hour * devices * span / 3600.0
+    total = {k: sum(g.total[k] for g in groups) for k in TOTALS}
+    count = {k: sum(g.count[k] for g in groups) for k in COUNTS}
+    busy = max(total[BUSY], 1e-12)
+    devices = sum(g.devices for g in groups)
+    watts = sum(g.watts(span) * g.devices for g in groups) / devices
+    hourly = [g.usd_per_hour for g in groups]
+    usd = None if None in hourly else sum(h for h in hourly if h) * span / 3600.0
+    held = sum(g.total[BUSY] * g.server.blocks for g in groups)
+    bound = {"compute": 0.0, "memory": 0.0, "network": 0.0, "overhead": 0.0}
+    for g in groups:
+        for name, share in _bounds(g.server, g.total, g.count).items():
+            bound[name] += share * g.total[BUSY] / busy
     rate = collected.output_tokens / span
     summary: dict[str, Any] = {
-        "model": server.step.model.id, "device": server.step.device.id,
+        "model": server.step.model.id,
+        "device": " + ".join(dict.fromkeys(g.server.step.device.id for g in groups)),
         "plan": server.step.plan.describe(), "engine": server.step.engine.id,
         "policy": server.policy, "replicas": replicas, "devices": devices, "trace": trace.name,
         "requests": collected.requests, "dropped": dropped, "label": server.step.label(),
@@ -232,12 +280,12 @@ def make_report(
         "throughput_output_tokens_per_s": rate,
         "throughput_total_tokens_per_s": (collected.output_tokens + collected.prompt_tokens) / span,
         "requests_per_s": collected.requests / span,
-        "utilization": busy / (span * replicas),
-        "prompt_share": total[PROMPT_S] / max(busy, 1e-12),
-        "mean_batch": total[BATCH_S] / max(busy, 1e-12),
-        "mean_context": total[CONTEXT_S] / max(busy, 1e-12),
+        "utilization": total[BUSY] / (span * replicas),
+        "prompt_share": total[PROMPT_S] / busy,
+        "mean_batch": total[BATCH_S] / busy,
+        "mean_context": total[CONTEXT_S] / busy,
         "cache_blocks": server.blocks,
-        "cache_use": total[BLOCK_S] / max(busy, 1e-12) / server.blocks,
+        "cache_use": total[BLOCK_S] / max(held, 1e-12),
         "preemptions": count[PREEMPTIONS], "steps": count[STEPS],
         "prefix_hit_ratio": collected.hit_tokens / max(collected.prompt_tokens, 1.0),
         "unit_hit_ratio": count[UNIT_HITS] / max(count[UNIT_LOOKUPS], 1),
@@ -247,7 +295,7 @@ def make_report(
             watts * devices / rate * 1e6 / JOULES_PER_KWH * CO2_GRAMS_PER_KWH,
         "usd_per_million_output_tokens": None if usd is None
         else usd / collected.output_tokens * 1e6,
-        "bound": _bounds(server, total, count),
+        "bound": bound,
         "wall_s": wall_s, "simulated_requests_per_wall_s": collected.requests / max(wall_s, 1e-9),
     }  # fmt: skip
     return ServingReport(
