@@ -6,6 +6,7 @@ import pytest
 
 from isoflop.cli import main
 from isoflop.cost.step import StepModel
+from isoflop.errors import InvalidInput
 from isoflop.hardware import load_accelerator
 from isoflop.models import load_model
 from isoflop.plans import Plan
@@ -107,3 +108,25 @@ def test_methods_from_the_command_line(capsys):
 )
 def test_bad_input_is_a_sentence(capsys, arguments, says):
     assert says in fails(capsys, "methods", "run", *arguments)
+
+
+def test_a_row_stays_below_its_budget_by_capping():
+    rows = run("row-power", "llama-3.1-8b", "a100-80gb-sxm", seconds=300.0, load=0.6).rows()
+    assert [r["servers"] for r in rows] == [40, 44, 48, 52, 56, 60]
+    for r in rows:
+        assert r["mean"] <= r["peak"]
+        assert r["low_slowdown"] >= r["high_slowdown"] >= 1.0
+    # Power per server does not depend on how many there are.
+    means = [r["uncapped_peak"] / r["servers"] for r in rows]
+    assert max(means) < 1.1 * min(means)
+    # Caps act: with many servers the peak is below what it would be without.
+    assert rows[-1]["capped_low"] > 0
+    assert rows[-1]["peak"] < rows[-1]["uncapped_peak"] or rows[-1]["brakes"] > 0
+    idle = run("row-power", "llama-3.1-8b", "a100-80gb-sxm", seconds=300.0, load=0.02).rows()
+    assert idle[0]["mean"] < rows[0]["mean"]
+    assert idle[0]["capped_low"] <= rows[0]["capped_low"]
+
+
+def test_a_capping_policy_has_ordered_thresholds():
+    with pytest.raises(InvalidInput, match="first threshold"):
+        run("row-power", first=0.95, second=0.9)

@@ -22,6 +22,8 @@ def advise(
     weights: str = "",
     kv: str = "",
     engine: str = "vllm",
+    capacity: Annotated[bool, Parameter(negative=())] = False,
+    loads: str = "",
     json: Annotated[bool, Parameter(negative=())] = False,
     plot: Path | None = None,
 ) -> None:
@@ -41,6 +43,10 @@ def advise(
         Cache formats to consider, likewise.
     engine
         Engine whose overheads apply: vllm, sglang, trtllm or default.
+    capacity
+        Also find the highest load the configuration carries, and what multiples of it need.
+    loads
+        Loads in requests per second to size the fleet for, comma-separated; implies --capacity.
     json
         Print JSON.
     plot
@@ -75,6 +81,7 @@ def advise(
         best = found.best.candidate
         fleet = next(n for d, n, _ in fleets if d.id == best.step.device.id)
         changes = sensitivity(best, found.load, promises, fleet)
+    room = _capacity(found, trace, loads) if capacity or loads else None
     if json:
         from ..serving.launch import commands
         from ._output import print_json
@@ -82,9 +89,13 @@ def advise(
         extra: dict[str, Any] = {"sensitivity": changes, "launch": {}}
         if found.best is not None:
             extra["launch"] = commands(found.best.candidate, found.load.longest)
+        if room is not None:
+            extra["capacity"] = room
         print_json({**found.as_dict(), **extra})
     else:
         _print(found, changes)
+        if room is not None:
+            _print_capacity(room)
     if plot is not None:
         from ..plots.chart import save
         from ..plots.serving import front
@@ -92,6 +103,51 @@ def advise(
         save(front(found), plot)
         if not json:
             print(f"Chart written to {plot}.")
+
+
+def _capacity(found: Advice, trace: Any, loads: str) -> dict[str, Any]:
+    """Highest load of the chosen configuration, and devices for several loads."""
+    from ..errors import InvalidInput
+    from ..serving.capacity import capacity, load_table, usual_loads
+
+    if found.best is None:
+        raise InvalidInput(
+            "No configuration keeps the promises at the trace's own rate, so none has a capacity "
+            "to speak of. Loosen the promise or lower the rate (--rate)."
+        )
+    try:
+        wanted = [float(x) for x in loads.split(",") if x.strip()]
+    except ValueError:
+        raise InvalidInput(f"'{loads}' is not a list of rates: write 10,50,200.") from None
+    if any(not 0 < x < 1e6 for x in wanted):
+        raise InvalidInput(f"Loads lie between 0 and a million requests per second, not '{loads}'.")
+    best = found.best.candidate
+    result = capacity(best.server(), trace, found.promises)
+    each = best.usd_per_hour / best.devices if best.step.device.price else None
+    rows = load_table(
+        best, result, wanted or usual_loads(found.load.requests_per_s),
+        lambda devices: None if each is None else each * devices,
+    )  # fmt: skip
+    return {
+        "configuration": best.describe(), "replica_devices": best.step.plan.devices,
+        "requests_per_s_per_replica": result.requests_per_s, "blocked_by": result.blocked_by,
+        "trials": result.trials, "loads": rows,
+    }  # fmt: skip
+
+
+def _print_capacity(room: dict[str, Any]) -> None:
+    from ._output import console, table
+
+    out = console()
+    out.print(
+        f"One replica ({room['replica_devices']} devices) keeps every promise up to "
+        f"{room['requests_per_s_per_replica']:.3g} requests/s; above it {room['blocked_by']} "
+        f"breaks ({room['trials']} loads simulated)."
+    )
+    rows = [[f"{r['requests_per_s']:.3g}", str(r["replicas"]), str(r["devices"]),
+             "-" if r["usd_per_hour"] is None else f"{r['usd_per_hour']:,.2f}"]
+            for r in room["loads"]]  # fmt: skip
+    out.print(table("Devices by load", ["requests/s", "replicas", "devices", "USD/h"], rows))
 
 
 def _print(found: Advice, changes: list[dict[str, Any]]) -> None:
