@@ -303,11 +303,17 @@ def load_fleet(text: str) -> tuple[Accelerator, int, Cluster | None]:
             raise InvalidInput(f"'{text}' asks for {count} devices; at least one is needed.")
     try:
         return load_accelerator(name), count or 1, None
-    except UnknownName as error:
+    except UnknownName:
         try:
             cluster = load_cluster(name)
         except UnknownName:
-            raise error from None
+            known = [*catalog.paths("accelerators"), *catalog.paths("clusters")]
+            raise UnknownName(
+                "accelerator or cluster",
+                name,
+                known,
+                "See `isoflop catalog list accelerators` and `isoflop catalog list clusters`.",
+            ) from None
     if cluster.max_devices is not None and count > cluster.max_devices:
         raise InvalidInput(
             f"'{text}' asks for {count} devices; {cluster.name} has {cluster.max_devices}. "

@@ -13,9 +13,14 @@ app = App(name="methods", help="Serving ideas from papers, priced for a model an
 def list_(*, json: Annotated[bool, Parameter(negative=())] = False) -> None:
     """Every method, its paper and its options."""
     from ..serving.method import find_method, method_names
+
+    list_methods([(n, find_method(n)) for n in method_names()], json)
+
+
+def list_methods(found: list[tuple[str, Any]], json: bool) -> None:
+    """Print names, papers and options."""
     from ._output import console, print_json, table
 
-    found = [(n, find_method(n)) for n in method_names()]
     if json:
         print_json([{"name": n, "title": m.title, "reference": m.reference,
                      "options": {k: {"default": v[0], "meaning": v[1]}
@@ -66,23 +71,13 @@ def run(
     """
     from ..cost.engines import load_engine
     from ..cost.step import StepModel
-    from ..errors import InvalidInput
     from ..hardware import load_fleet
     from ..models import load_model
     from ..plans import Formats, Plan, parse_plan
     from ..serving.method import find_method
-    from ._output import console, print_json, table
 
     method = find_method(name)
-    given: dict[str, float] = {}
-    for text in option or []:
-        key, sign, value = text.partition("=")
-        try:
-            given[key.strip()] = float(value)
-        except ValueError:
-            raise InvalidInput(f"'{text}' is not an option: write name=number.") from None
-        if not sign:
-            raise InvalidInput(f"'{text}' is not an option: write name=number.")
+    given = parse_options(option)
     device, count, cluster = load_fleet(on)
     formats = Formats(weights=weights, kv=kv)
     chosen = parse_plan(plan, formats) if plan else Plan(tensor=count, formats=formats)
@@ -92,10 +87,32 @@ def run(
     step = StepModel(model=spec, plan=chosen, device=device, cluster=cluster,
                      engine=load_engine(engine))  # fmt: skip
     report = method.run(step, method.complete(given))
+    print_method(name, method, report, {"model": spec.id, "device": device.id}, json)
+
+
+def parse_options(option: list[str] | None) -> dict[str, float]:
+    """`name=number` texts as a dictionary."""
+    from ..errors import InvalidInput
+
+    given: dict[str, float] = {}
+    for text in option or []:
+        key, sign, value = text.partition("=")
+        try:
+            given[key.strip()] = float(value)
+        except ValueError:
+            raise InvalidInput(f"'{text}' is not an option: write name=number.") from None
+        if not sign:
+            raise InvalidInput(f"'{text}' is not an option: write name=number.")
+    return given
+
+
+def print_method(name: str, method: Any, report: Any, about: dict[str, str], json: bool) -> None:
+    """A method's table and conclusion, or its JSON."""
+    from ._output import console, print_json, table
+
     if json:
-        print_json({"method": name, "reference": method.reference, "model": spec.id,
-                    "device": device.id, "rows": report.rows(),
-                    "conclusion": report.conclusion})  # fmt: skip
+        print_json({"method": name, "reference": method.reference, **about,
+                    "rows": report.rows(), "conclusion": report.conclusion})  # fmt: skip
         return
     rows = [[_cell(c, r[c]) for c in report.columns] for r in report.records]
     heads = [c.removesuffix("_s").replace("_", " ") for c in report.columns]
@@ -106,8 +123,12 @@ def run(
 def _cell(column: str, value: Any) -> str:
     from ..units import show_bytes, show_s
 
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
     if isinstance(value, bool):
-        return "yes" if value else ""
+        return "yes" if value else "no"
     if column.endswith("_per_s"):
         return f"{value:,.4g}"
     if column.endswith("_s"):

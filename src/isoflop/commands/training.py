@@ -203,3 +203,58 @@ def recompute(
         return
     shown = [[r["plan"], f"{r['forward_passes']:.3g}", f"{r['peak_outputs']:.4g}"] for r in rows]
     console().print(table(f"{layers} layers", ["plan", "forward passes", "outputs held"], shown))
+
+
+@app.command
+def methods(*, json: Flag = False) -> None:
+    """Training ideas from papers, with their options."""
+    from ..training.method import find_training_method, training_method_names
+    from .methods import list_methods
+
+    list_methods([(n, find_training_method(n)) for n in training_method_names()], json)
+
+
+@app.command
+def run(
+    name: str,
+    model: str,
+    *,
+    on: str,
+    sequence: int = 2048,
+    option: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
+    json: Flag = False,
+) -> None:
+    """What a training method does for a model on a fleet.
+
+    Parameters
+    ----------
+    name
+        A method; see `isoflop training methods`.
+    model
+        Catalog id or alias, or a Hugging Face config.json.
+    on
+        Device or fleet.
+    sequence
+        Tokens of a sequence.
+    option
+        An option of the method, as name=value; may be repeated.
+    json
+        Print JSON.
+    """
+    from ..errors import InvalidInput
+    from ..hardware import load_fleet
+    from ..models import load_model
+    from ..training.method import Setting, find_training_method
+    from .methods import parse_options, print_method
+
+    method = find_training_method(name)
+    settings = method.complete(parse_options(option))
+    spec = load_model(model)
+    if not 1 <= sequence <= 1 << 24:
+        raise InvalidInput(f"A sequence has between 1 and 16,777,216 tokens, not {sequence}.")
+    device, count, cluster = load_fleet(on)
+    setting = Setting(
+        model=spec, device=device, count=count, cluster=cluster, sequence_tokens=sequence
+    )
+    report = method.run(setting, settings)
+    print_method(name, method, report, {"model": spec.id, "device": device.id}, json)

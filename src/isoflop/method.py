@@ -1,0 +1,65 @@
+"""What a method is: one paper's idea as a table of numbers, with options and a conclusion."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from attrs import frozen
+
+from .errors import InvalidInput
+
+
+@frozen(kw_only=True)
+class MethodReport:
+    """A table and what it says.
+
+    Attributes
+    ----------
+    title : str
+    columns : tuple of str
+    records : list of dict
+        One per row, by column name; numbers in SI units.
+    conclusion : str
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    records: list[dict[str, Any]]
+    conclusion: str
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Plain records."""
+        return self.records
+
+
+class Named:
+    """What all methods have.
+
+    Class attributes
+    ----------------
+    title, reference : str
+    options : dict of str to (default, meaning)
+        Numbers the user may set.
+    """
+
+    title: ClassVar[str]
+    reference: ClassVar[str]
+    options: ClassVar[dict[str, tuple[float, str]]]
+
+    def complete(self, given: dict[str, float]) -> dict[str, float]:
+        """The given options over the defaults.
+
+        Raises
+        ------
+        InvalidInput
+            For an option the method does not have, or one that is not a positive number.
+        """
+        unknown = [k for k in given if k not in self.options]
+        if unknown:
+            raise InvalidInput(
+                f"This method has no option {', '.join(unknown)}; it has {', '.join(self.options)}."
+            )
+        for name, value in given.items():
+            if not 0.0 < value < float("inf"):
+                raise InvalidInput(f"The option {name} is {value}; it must be a positive number.")
+        return {**{k: v[0] for k, v in self.options.items()}, **given}

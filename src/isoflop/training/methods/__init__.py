@@ -1,0 +1,1 @@
+"""Training methods from papers, one file each; see `isoflop.training.method`."""
