@@ -129,6 +129,8 @@ def _cell(column: str, value: Any) -> str:
         return value
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if "loss" in column:
+        return f"{value:.4f}"
     if column.endswith("_per_s"):
         return f"{value:,.4g}"
     if column.endswith("_s"):

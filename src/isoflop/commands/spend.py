@@ -20,6 +20,8 @@ def spend(
     mfu: float = 0.0,
     runs: str = "",
     force: bool = True,
+    choose: str = "",
+    option: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Where a training budget should go, and how sure that is.
@@ -43,6 +45,11 @@ def spend(
         The CSV the law was fitted on: also says which runs to do next.
     force
         Answer outside the range of the runs too, labelled; --no-force refuses.
+    choose
+        Decide something else with the budget: precision, experts, teacher, epochs,
+        hyperparameters or test-time.
+    option
+        An option of that decision, as name=value; may be repeated.
     json
         Print JSON.
     """
@@ -50,6 +57,9 @@ def spend(
     from ..scaling.decide import spend as decide
 
     amount = parse_budget(budget, on, mfu)
+    if choose:
+        _choose(choose, amount, option, json)
+        return
     believed = load_law(law)
     served = parse_tokens(inference_tokens, "number of served tokens")
     given = {"unique_tokens": parse_tokens(unique_tokens, "number of unique tokens")}
@@ -73,6 +83,15 @@ def spend(
         print_json({**found.as_dict(), **extra})
     else:
         _print(found, amount, served, ends, proposals)
+
+
+def _choose(name: str, amount: Budget, option: list[str] | None, json: bool) -> None:
+    from ..scaling.choice import find_choice
+    from .methods import parse_options, print_method
+
+    choice = find_choice(name)
+    report = choice.run(amount.flop, choice.complete(parse_options(option)))
+    print_method(name, choice, report, {"budget": amount.text}, json)
 
 
 def _reached(budget: str, on: str, guess: Spending, assumed: Budget) -> Budget:

@@ -1,0 +1,1 @@
+"""Decisions beyond size and tokens, one file each; see `isoflop.scaling.choice`."""

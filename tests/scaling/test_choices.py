@@ -1,0 +1,93 @@
+"""Decisions beyond size and tokens, against closed forms and dense grids."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+from isoflop.cli import main
+from isoflop.scaling.choice import best_size, choice_names, find_choice, law_of, predict
+from tests.test_cli import fails
+
+
+def run(name, budget=1e21, **given):
+    choice = find_choice(name)
+    return choice.run(budget, choice.complete(given))
+
+
+@pytest.mark.parametrize("name", choice_names())
+def test_every_choice_is_documented_and_answers(name, capsys):
+    choice = find_choice(name)
+    assert "References" in type(choice).__doc__
+    main(["spend", "1e21", "--choose", name, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["rows"] and found["conclusion"]
+
+
+def test_best_size_finds_a_minimum():
+    n, value = best_size(lambda x: (np.log10(x) - 9.3) ** 2)
+    assert n == pytest.approx(10**9.3, rel=1e-6)
+    assert value == pytest.approx(0.0, abs=1e-12)
+
+
+def test_precision_optimum_is_the_closed_form():
+    # alpha = beta: (1 - e^(-P/g))^3 / P with the three scales of bits; maximal where its log's
+    # derivative vanishes.
+    _, law, theta = law_of("kumar-2024")
+    scales = [law.constants(theta)[k] for k in ("g_w", "g_a", "g_kv")]
+
+    def slope(p):
+        return sum(np.exp(-p / g) / g / (1 - np.exp(-p / g)) for g in scales) - 1.0 / p
+
+    best = brentq(slope, 1.5, 16)
+    rows = run("precision").rows()
+    bits = min(rows, key=lambda r: r["loss"])["bits"]
+    assert abs(bits - best) <= 1.0
+    # Cost that does not fall with bits: the widest format wins.
+    flat = run("precision", cost_exponent=1e-9).rows()
+    assert min(flat, key=lambda r: r["loss"])["bits"] == 16
+
+
+def test_sparser_is_better_at_equal_training_work():
+    rows = run("experts").rows()
+    losses = [r["loss"] for r in rows if r["choice"].startswith("sparsity")]
+    assert losses == sorted(losses, reverse=True)
+    fine = [r for r in rows if r["choice"].startswith("granularity")]
+    best = min(fine, key=lambda r: r["loss"])["choice"]
+    assert best not in ("granularity 1", "granularity 32")  # routing stops it
+
+
+def test_teachers_help_only_when_shared_and_to_a_point():
+    alone = run("teacher", 1e20, student=5.46e8).rows()
+    assert min(alone, key=lambda r: r["loss"])["teacher_params"] is None
+    shared = run("teacher", 2e19, student=5.46e8, logits=1e-9).rows()
+    best = min(shared, key=lambda r: r["loss"])
+    assert best["teacher_params"] is not None
+    assert best["teacher_params"] < shared[-1]["teacher_params"] or best is shared[-1]
+
+
+def test_repetition_costs_only_past_the_first_epoch():
+    rows = run("epochs", unique_tokens=1e10).rows()
+    for r in rows:
+        gap = r["loss"] - r["loss_if_fresh"]
+        assert gap == pytest.approx(0.0, abs=1e-9) if r["epochs"] <= 1 else gap > 0
+    more = run("epochs", unique_tokens=1e12).rows()
+    best = [min(x, key=lambda r: r["loss"])["epochs"] for x in (rows, more)]
+    assert best[0] > best[1]
+
+
+def test_step_law_check():
+    _, law, theta = law_of("steplaw-2025-lr")
+    assert predict(law, theta, params=1e9, tokens=2e10) == pytest.approx(9.96e-4, rel=0.01)
+    rows = run("hyperparameters", 6 * 1e9 * 2e10, params=1e9).rows()
+    assert rows[2]["lr"] == pytest.approx(9.96e-4, rel=0.01)
+
+
+def test_test_time_slope_is_the_law():
+    rows = run("test-time").rows()
+    assert np.log10(rows[4]["test_flop"] / rows[2]["test_flop"]) == pytest.approx(-1.2)
+
+
+def test_unknown_choice_is_explained(capsys):
+    assert "precision" in fails(capsys, "spend", "1e21", "--choose", "precison")
