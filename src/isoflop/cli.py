@@ -47,6 +47,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "isoflop.commands.spend:spend",
         "Where a training budget should go, and how sure that is.",
     ),
+    "tune": (
+        "isoflop.commands.tune:tune",
+        "Search the settings of expensive runs: loss against cost, or under constraints.",
+    ),
+    "score": (
+        "isoflop.commands.score:app",
+        "Score training methods by time to result, equal hours, or few samples.",
+    ),
     "laws": (
         "isoflop.commands.laws:app",
         "List, show and compare published scaling laws, and reproduce them from public runs.",

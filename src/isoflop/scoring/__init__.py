@@ -1,0 +1,1 @@
+"""Scores of training methods and models at equal cost."""

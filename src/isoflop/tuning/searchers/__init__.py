@@ -1,0 +1,1 @@
+"""Search rules, one file each; see `isoflop.tuning.searcher`."""
