@@ -75,19 +75,20 @@ def answers(models=40, samples=2000, seed=0):
 
 
 def test_few_samples_predict_the_rest():
-    table = answers()
-    ranked = rank(table[:-8])
-    errors, random = [], []
+    table = answers(models=100)
+    ranked = rank(table[:40])
+    errors, random, wrong = [], [], []
     rng = np.random.default_rng(5)
-    for new in table[-8:]:
+    for new in table[40:]:
         places = sample_places(2000, 100)
         seen = new[ranked.order[places]]
         believed, accuracy = predict(ranked, places, seen)
         errors.append(abs(accuracy - new.mean()))
         random += [abs(rng.choice(new, 100, replace=False).mean() - new.mean()) for _ in range(40)]
-        # Single answers: as good as the best threshold that saw everything, nearly.
         _, least = best_threshold(new[ranked.order])
-        assert np.mean(believed != new) < least / 2000 + 0.08
+        wrong.append(np.mean(believed != new) - least / 2000)
+    # Single answers: nearly as good as the best threshold that saw everything.
+    assert np.mean(wrong) < 0.06
     assert np.mean(errors) < np.mean(random)
     # A perfectly ordered benchmark is predicted exactly up to the spacing of the samples.
     steps = (np.arange(500)[None, :] < np.array([50, 200, 310, 450])[:, None]).astype(int)

@@ -206,3 +206,48 @@ def reproduce(*, data: str = "", json: Flag = False) -> None:
               f"printed digits); {seconds:.1f} s.")  # fmt: skip
     for text in absent:
         out.print(f"Not run: {text}.")
+
+
+@app.command
+def phases(
+    *, alpha: float = 1.0, beta: float = 0.8, solve: bool = True, json: Flag = False
+) -> None:
+    """Compute-optimal exponents of SGD on power-law features: published by phase, and solved here.
+
+    Parameters
+    ----------
+    alpha
+        Decay of the data: eigenvalues j^(-2 alpha).
+    beta
+        Decay of the target: coefficients j^(-beta).
+    solve
+        Also solve the model at seven widths (about two CPU seconds).
+    json
+        Print JSON.
+    """
+    from ..errors import InvalidInput
+    from ..scaling.models.random_features import phase, sgd_frontier
+    from ._output import console, print_json
+
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        if not 0 < value <= 10:
+            raise InvalidInput(f"The exponent {name} is {value}; it lies between 0 and 10.")
+    name, size, loss = phase(alpha, beta)
+    record: dict[str, Any] = {"phase": name, "size_exponent": size, "loss_exponent": loss}
+    if solve and size is not None:
+        found = sgd_frontier(alpha, beta)
+        record["solved"] = {"size_exponent": found.size_exponent,
+                            "loss_exponent": found.loss_exponent}  # fmt: skip
+    if json:
+        print_json(record)
+        return
+    out = console()
+    if size is None or loss is None:
+        out.print(f"Phase {name}: these exponents have no compute-optimal scaling.")
+        return
+    out.print(f"Phase {name}: size grows as compute^{size:.3f}, loss falls as compute^-{loss:.3f}.")
+    if "solved" in record:
+        s = record["solved"]
+        out.print(f"Solved at finite widths: {s['size_exponent']:.3f} and "
+                  f"-{s['loss_exponent']:.3f}; the exponents hold in the limit.")  # fmt: skip
+    out.print("Source: Paquette et al. 2024, 4+3 Phases, arXiv 2405.15074.")

@@ -1,0 +1,1 @@
+"""Solvable models whose scaling laws are computed, not fitted."""
