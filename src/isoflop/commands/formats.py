@@ -124,3 +124,48 @@ def conformance(*, json: _JSON = False) -> None:
     console().print(table("Conformance", head, cells, left=2))
     total, wrong = (sum(r[k] for r in rows) for k in ("compared", "different"))
     console().print(f"{total} values compared, {wrong} different.")
+
+
+@app.command
+def evolve(
+    function: str = "exp2", *, operations: int = 6, budget: int = 10_000, seed: int = 0,
+    json: _JSON = False,
+) -> None:  # fmt: skip
+    """Search a formula for an elementary function that beats polynomials of the same length.
+
+    Parameters
+    ----------
+    function
+        exp2, exp, log2, sqrt, rsqrt, sigmoid or tanh, on the interval range reduction leaves.
+    operations
+        Most additions, subtractions, products and divisions.
+    budget
+        Candidates tried (about 2,000 per CPU second).
+    seed
+        Seed of the search.
+    """
+    from ..numerics.arithmetic.evolve import FUNCTIONS, Target, minimax_polynomial
+    from ..numerics.arithmetic.evolve import evolve as search
+    from ._output import console, print_json, progress_bar
+
+    with progress_bar("candidates", budget >= 3000) as progress:
+        found = search(function, operations, budget=budget, seed=seed, progress=progress)
+    base = minimax_polynomial(Target(name=function), operations)
+    code = found.program.code(found.constants, function)
+    _, low, high = FUNCTIONS[function]
+    if json:
+        print_json({
+            "function": function, "interval": [low, high], "operations": found.operations,
+            "error": found.error, "float32_error": found.float32_error, "code": code,
+            "polynomial": {"operations": base.operations, "error": base.error},
+            "evaluated": found.evaluated,
+        })  # fmt: skip
+        return
+    out = console()
+    out.print(code, highlight=False)
+    out.print(
+        f"Largest relative error on [{low:g}, {high:g}]: {found.error:.3g} in "
+        f"{found.operations} operations ({found.float32_error:.3g} in float32). The best "
+        f"polynomial of at most {operations} operations ({base.operations}): {base.error:.3g}, "
+        f"{base.error / found.error:.3g} times as much."
+    )
