@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -80,7 +81,7 @@ def show(name: str, *, codes: Annotated[bool, Parameter(negative=())] = False,
 
 @app.command
 def compare(*formats: str, distribution: str = "normal", seed: int = 0,
-            json: _JSON = False) -> None:  # fmt: skip
+            plot: Path | None = None, json: _JSON = False) -> None:  # fmt: skip
     """Compare the error of formats on a million random values of unit variance.
 
     Parameters
@@ -89,11 +90,19 @@ def compare(*formats: str, distribution: str = "normal", seed: int = 0,
         Two or more names, for example mxfp4 nvfp4 int4-g128 nf4.
     distribution
         normal, laplace, uniform or student (four degrees of freedom).
+    plot
+        Draw bits against error: .svg, .png or .html.
     """
     from ..numerics.comparison import compare_formats
     from ._output import console, print_json, table
 
     rows = compare_formats(formats, distribution, seed)
+    if plot is not None:
+        from ..plots.chart import save
+        from ..plots.numerics import pareto_chart
+
+        save(pareto_chart(rows, f"Error on {distribution} values", "bits_per_value",
+                          "relative_rmse"), plot)  # fmt: skip
     if json:
         print_json(rows)
         return

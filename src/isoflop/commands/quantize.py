@@ -33,6 +33,7 @@ def quantize(
     all_layers: Annotated[bool, _FLAG] = False,
     model: str = "",
     on: str = "",
+    plot: Path | None = None,
     json: _JSON = False,
 ) -> None:
     """Quantize a checkpoint's weight matrices and report error, bytes and outliers.
@@ -64,6 +65,8 @@ def quantize(
         Print every layer, not only those with the largest error.
     model, on
         A catalog model and a device: also say what the format buys there, batch by batch.
+    plot
+        Draw error and outliers by layer, or with --compare bits against error: .svg, .png, .html.
     """
     if str(checkpoint) == "demo":
         from tempfile import TemporaryDirectory
@@ -77,7 +80,7 @@ def quantize(
                 weights, format=format, method=method, calibration=calibration or inputs,
                 output=output, packed=packed, resume=resume, include=include, exclude=exclude,
                 compare=compare, bits_per_weight=bits_per_weight, budget=budget,
-                all_layers=all_layers, model=model, on=on, json=json,
+                all_layers=all_layers, model=model, on=on, plot=plot, json=json,
             )  # fmt: skip
         return
     if bool(model) != bool(on):
@@ -90,7 +93,10 @@ def quantize(
     options = {"include": include, "exclude": EXCLUDE if exclude is None else exclude}
     settings = Settings(format=format, method=method, packed=packed, **options)
     if compare:
-        settings = _compared(files, compare, settings, calibration, bits_per_weight, budget, json)
+        settings = _compared(
+            files, compare, settings, calibration, bits_per_weight, budget, json, plot
+        )
+        plot = None
         if settings is None or output is None:
             return
     elif bits_per_weight is not None or budget:
@@ -100,6 +106,14 @@ def quantize(
     targets = [_output_of(file, checkpoint, output) for file in files]
     reports = [_run(f, settings, calibration, t, resume) for f, t in zip(files, targets)]
     _print(reports, json, all_layers, output, effect)
+    if plot is not None:
+        from ..plots.chart import save
+        from ..plots.numerics import layers_chart
+
+        rows = [row for report in reports for row in report.rows()]
+        save(layers_chart(rows, f"{settings.format} by {settings.method}"), plot)
+        if not json:
+            print(f"Chart written to {plot}.")
 
 
 def _effect(model: str, on: str, format: str) -> dict[str, Any]:
@@ -158,7 +172,7 @@ def _run(file, settings, calibration, output, resume):
         )  # fmt: skip
 
 
-def _compared(files, compare, settings, calibration, bits_per_weight, budget, json):
+def _compared(files, compare, settings, calibration, bits_per_weight, budget, json, plot):
     """Print the comparison; with a budget, return settings with one format per layer."""
     from attrs import evolve
 
@@ -180,6 +194,13 @@ def _compared(files, compare, settings, calibration, bits_per_weight, budget, js
     if limit is not None or bits_per_weight is not None:
         chosen = choose(names, runs, budget_bytes=limit, bits_per_weight=bits_per_weight)
     _print_comparison(table, chosen, settings.method, json)
+    if plot is not None:
+        from ..plots.chart import save
+        from ..plots.numerics import pareto_chart
+
+        save(pareto_chart(table, f"Formats by {settings.method}"), plot)
+        if not json:
+            print(f"Chart written to {plot}.")
     if chosen is None:
         return None
     return evolve(settings, per_layer=chosen.formats)
