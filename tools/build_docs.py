@@ -9,9 +9,15 @@ it.
 from __future__ import annotations
 
 import argparse
+import inspect
 import subprocess
 import sys
 from pathlib import Path
+
+from isoflop.scaling.choice import choice_names, find_choice
+from isoflop.serving.method import find_method, method_names
+from isoflop.training.method import find_training_method, training_method_names
+from isoflop.tuning.searcher import find_searcher, searcher_names
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREENS = {
@@ -61,15 +67,50 @@ def readme() -> None:
 
 
 def validation(data: Path) -> None:
-    """Error by source of both serving files."""
+    """Error by source of the serving and training files."""
     parts = ["# Predicted against measured\n"]
-    for name in ("silicon_agg.csv", "measurements.csv"):
-        path = data / "data/serving" / name
+    for name in ("serving/silicon_agg.csv", "serving/measurements.csv",
+                 "training/measurements.csv"):  # fmt: skip
+        path = data / "data" / name
         if not path.exists():
             print(f"{name} is not beside this checkout; docs/validation.md is left as it is")
             return
         parts.append(f"## {name}\n\n```\n{run('validate', str(path))}\n```\n")
     (ROOT / "docs/validation.md").write_text("\n".join(parts))
+
+
+METHODS = (
+    ("Serving", "isoflop methods run", "llama-3.1-8b --on h100-sxm", method_names, find_method),
+    ("Training", "isoflop training run", "llama-3.1-8b --on 64xdgx-h100", training_method_names,
+     find_training_method),
+    ("Spending a training budget", "isoflop spend 1e22 --choose", "", choice_names, find_choice),
+    ("Searching settings", "isoflop tune space.toml --command ... --method", "", searcher_names,
+     find_searcher),
+)  # fmt: skip
+
+
+def methods() -> None:
+    """One short section per method, from what the method says of itself."""
+    parts = [
+        "# Methods\n",
+        "Ideas from papers, each a named option. Every section is what the method says of itself: "
+        "what it models, what it leaves out, and what can be set with `--set name=value`.\n",
+    ]
+    for title, command, tail, names, find in METHODS:
+        parts.append(f"## {title}\n")
+        for name in names():
+            found = find(name)
+            text = inspect.cleandoc(type(found).__doc__ or "")
+            body, _, reference = text.partition("References\n----------\n")
+            reference = " ".join(reference.split())
+            parts.append(f"### {name}\n\n`{command} {name} {tail}`".replace(" `", "`") + "\n")
+            parts.append(body.strip() + "\n")
+            options = getattr(found, "options", {})
+            if options:
+                rows = [f"| {k} | {v[0]:g} | {v[1]} |" for k, v in options.items()]
+                parts.append("| option | default | |\n|---|---:|---|\n" + "\n".join(rows) + "\n")
+            parts.append(f"Source: {reference or found.reference}\n")
+    (ROOT / "docs/methods.md").write_text("\n".join(parts))
 
 
 def main() -> None:
@@ -80,6 +121,7 @@ def main() -> None:
     for name, chart in CHARTS.items():
         run(*SCREENS[name], "--plot", str(ROOT / "docs" / chart))
     readme()
+    methods()
     validation(arguments.data)
 
 

@@ -39,7 +39,7 @@ class Named:
     ----------------
     title, reference : str
     options : dict of str to (default, meaning)
-        Numbers the user may set.
+        Numbers the user may set; positive, or zero where the default is.
     """
 
     title: ClassVar[str]
@@ -52,7 +52,7 @@ class Named:
         Raises
         ------
         InvalidInput
-            For an option the method does not have, or one that is not a positive number.
+            For an option the method does not have, or a value it cannot take.
         """
         unknown = [k for k in given if k not in self.options]
         if unknown:
@@ -60,6 +60,8 @@ class Named:
                 f"This method has no option {', '.join(unknown)}; it has {', '.join(self.options)}."
             )
         for name, value in given.items():
-            if not 0.0 < value < float("inf"):
-                raise InvalidInput(f"The option {name} is {value}; it must be a positive number.")
+            zero = self.options[name][0] == 0.0
+            if not (0.0 < value < float("inf") or (zero and value == 0.0)):
+                what = "zero or a positive number" if zero else "a positive number"
+                raise InvalidInput(f"The option {name} is {value}; it must be {what}.")
         return {**{k: v[0] for k, v in self.options.items()}, **given}

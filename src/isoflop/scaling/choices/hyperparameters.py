@@ -22,7 +22,7 @@ class Hyperparameters(Choice):
     title: ClassVar[str] = "learning rate and batch size"
     reference: ClassVar[str] = "Step Law, arXiv 2503.04715"
     options: ClassVar[dict[str, tuple[float, str]]] = {
-        "params": (1.0, "size; default: the compute-optimal one"),
+        "params": (0.0, "size; 0: the compute-optimal one"),
     }
 
     def run(self, budget_flop: float, settings: dict[str, float]) -> MethodReport:
@@ -30,7 +30,7 @@ class Hyperparameters(Choice):
         rate, law_lr, theta_lr = law_of("steplaw-2025-lr")
         _, law_b, theta_b = law_of("steplaw-2025-batch")
         chosen = settings["params"]
-        n0 = chosen if chosen > 1.0 else sizes.optimum(theta, budget_flop).inputs["params"]
+        n0 = chosen if chosen else sizes.optimum(theta, budget_flop).inputs["params"]
         records = []
         for share in SHARES:
             n = n0 * share

@@ -30,7 +30,7 @@ class Teacher(Choice):
     options: ClassVar[dict[str, tuple[float, str]]] = {
         "student": (1e9, "parameters of the student"),
         "logits": (1.0, "share of the teacher's forward passes that this student pays for"),
-        "train_teacher": (1e-9, "share of the teacher's training that it pays for"),
+        "train_teacher": (0.0, "share of the teacher's training that it pays for"),
         "teacher_ratio": (20.0, "tokens per parameter the teacher was trained on"),
     }
 

@@ -30,7 +30,7 @@ class TestTime(Choice):
     title: ClassVar[str] = "training compute or test compute for the same strength"
     reference: ClassVar[str] = "arXiv 2104.03113; arXiv 2407.21787"
     options: ClassVar[dict[str, tuple[float, str]]] = {
-        "elo": (1e-9, "strength relative to perfect play; 0 is perfect"),
+        "elo": (0.0, "strength relative to perfect play; 0 is perfect"),
         "decisions": (1e6, "decisions served over the model's life"),
     }
 

@@ -33,14 +33,14 @@ class Co2(TrainingMethod):
     options: ClassVar[dict[str, tuple[float, str]]] = {
         "batch": (4.0, "sequences per device and step"),
         "gradient_bytes": (4.0, "bytes per parameter that are reduced"),
-        "link_gbit": (1e-9, "network per device in Gbit/s; default: the fleet's own"),
+        "link_gbit": (0.0, "network per device in Gbit/s; 0: the fleet's own"),
     }
 
     def run(self, setting: Setting, settings: dict[str, float]) -> MethodReport:
         compute = setting.compute_s(int(settings["batch"]))
         payload = settings["gradient_bytes"] * setting.model.parameters
         reduce = setting.all_reduce_s(payload)
-        if settings["link_gbit"] > 1e-6:
+        if settings["link_gbit"]:
             own = setting.network.outer_bytes_per_s * 8e-9
             reduce *= own / settings["link_gbit"]
         records = []
