@@ -16,6 +16,7 @@ arXiv 2304.14463.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -119,6 +120,90 @@ def keep_everything(graph: Graph) -> Schedule:
     return Schedule(intervals=found, cost=cost, peak=peak, proven=True)
 
 
+RULES = tuple((d, c) for d in (0.0, 0.5, 1.0, 2.0) for c in (0.5, 1.0, 2.0, 4.0))
+"""Exponents of distance and of recomputation cost in what the greedy schedule drops."""
+
+
+def greedy(graph: Graph, budget: float) -> Schedule | None:
+    """The cheapest of several greedy schedules within `budget`; None if all get stuck."""
+    tried = (_greedy(graph, budget, *rule) for rule in RULES)
+    return min((s for s in tried if s is not None), key=lambda s: s.cost, default=None)
+
+
+def _greedy(graph: Graph, budget: float, far: float, dear: float) -> Schedule | None:
+    """Drop what is large, used late and cheap to have again.
+
+    Before each node the inputs that are missing are computed again with theirs, in order. Where
+    memory is short, one of the values the next computations do not read goes. A starting point for
+    the solver, and an answer where it finds none.
+    """
+    n = len(graph.cost)
+    users: list[list[int]] = [[] for _ in range(n)]
+    for v, inputs in enumerate(graph.needs):
+        for u in inputs:
+            users[u].append(v)
+    held: dict[int, list[int]] = {}  # node: [slot of its computation, slot of its last use]
+    out: list[Retention] = []
+
+    def drop(u: int) -> None:
+        start, last = held.pop(u)
+        out.append(Retention(node=u, start=start, end=last))
+
+    for i in range(n):
+        missing: set[int] = set()
+        todo = [i]
+        while todo:
+            for u in graph.needs[todo.pop()]:
+                if u not in held and u not in missing:
+                    missing.add(u)
+                    todo.append(u)
+        sequence = [*sorted(missing), i]
+        for place, j in enumerate(sequence):
+            wanted = {u for v in sequence[place:] for u in graph.needs[v]}
+            load = sum(graph.size[u] for u in held) + graph.size[j]
+            while load > budget:
+                spare = [u for u in held if u not in wanted]
+                if not spare:
+                    return None
+                nearest = {u: next((v for v in users[u] if v > i), 2 * n) for u in spare}
+                value = {
+                    u: (nearest[u] - i) ** far * graph.size[u] / _again(graph, u, held) ** dear
+                    for u in spare
+                }
+                worst = max(spare, key=lambda u: value[u])
+                load -= graph.size[worst]
+                drop(worst)
+            now = slot(i, j)
+            for u in graph.needs[j]:
+                held[u][1] = now
+            held[j] = [now, now]
+            rest = {u for v in sequence[place + 1 :] for u in graph.needs[v]}
+            for u in [u for u in held if u not in rest and u != i and not _later(users[u], i)]:
+                drop(u)
+    for u in list(held):
+        drop(u)
+    found = tuple(sorted(out, key=lambda r: r.start))
+    cost, peak = replay(graph, found)
+    return Schedule(intervals=found, cost=cost, peak=peak, proven=False)
+
+
+def _again(graph: Graph, node: int, held: dict[int, list[int]]) -> float:
+    """Cost of computing a node again from what is held now."""
+    cost, todo, seen = 0.0, [node], {node}
+    while todo:
+        v = todo.pop()
+        cost += graph.cost[v]
+        for u in graph.needs[v]:
+            if u not in held and u not in seen:
+                seen.add(u)
+                todo.append(u)
+    return cost
+
+
+def _later(users: Sequence[int], i: int) -> bool:
+    return any(v > i for v in users)
+
+
 def solve(
     graph: Graph, budget: float, *, copies: int = 2, seconds: float = 30.0, workers: int = 1
 ) -> Schedule:
@@ -174,11 +259,19 @@ def solve(
                 model.AddBoolOr([*covers, used[v, k].Not()])
     model.AddCumulative(spans, demands, math.floor(budget * scale))
     model.Minimize(sum(round(graph.cost[v] * price) * used[v, k] for v, k in used))
+    start = greedy(graph, budget)
+    if start is not None:
+        counts = Counter(r.node for r in start.intervals)
+        start = start if max(counts.values()) <= copies else None
+    if start is not None:
+        _hint(model, start, starts, ends, used)
     solver: Any = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = seconds
     solver.parameters.num_workers = workers
     status = solver.Solve(model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        if start is not None:
+            return start
         plain = keep_everything(graph)
         raise DoesNotFit(
             f"No schedule with at most {copies} computations per node was found within "
@@ -192,6 +285,18 @@ def solve(
     ))  # fmt: skip
     cost, peak = replay(graph, found)
     return Schedule(intervals=found, cost=cost, peak=peak, proven=status == cp_model.OPTIMAL)
+
+
+def _hint(model: Any, start: Schedule, starts: dict, ends: dict, used: dict) -> None:
+    """Tell the solver a schedule that fits."""
+    seen: Counter[int] = Counter()
+    for r in start.intervals:
+        k = seen[r.node]
+        seen[r.node] += 1
+        model.AddHint(starts[r.node, k], r.start)
+        model.AddHint(ends[r.node, k], r.end)
+    for (v, k), a in used.items():
+        model.AddHint(a, k < seen[v])
 
 
 def _scale(values: Sequence[float], resolution: float) -> float:
