@@ -178,3 +178,39 @@ def evolve(
         f"polynomial of at most {operations} operations ({base.operations}): {base.error:.3g}, "
         f"{base.error / found.error:.3g} times as much."
     )
+
+
+@app.command
+def divergence(*, sequences: int = 32, steps: int = 48, seed: int = 0, json: _JSON = False) -> None:
+    """How often greedy decoding parts when only the order of sums changes, by precision.
+
+    Parameters
+    ----------
+    sequences
+        Prompts that are decoded.
+    steps
+        Tokens after each.
+    seed
+        Seed of weights and prompts.
+    """
+    from ..errors import InvalidInput
+    from ..numerics.decoding import SPLITS
+    from ..numerics.decoding import divergence as measure
+    from ._output import console, print_json, table
+
+    if not (1 <= sequences <= 4096 and 1 <= steps <= 4096):
+        raise InvalidInput("Between 1 and 4,096 sequences and steps can be decoded.")
+    rows = measure(sequences=sequences, steps=steps, seed=seed)
+    if json:
+        print_json(rows)
+        return
+    cells = [
+        [r["precision"], str(r["weight_bytes"]), f"{r['diverged']:.0%}",
+         "-" if r["first_token"] is None else f"{r['first_token']:.0f}"]
+        for r in rows
+    ]  # fmt: skip
+    head = ["computed in", "bytes/weight", "sequences that part", "at token, on average"]
+    console().print(table(
+        f"{sequences} sequences of {steps} tokens, sums in {', '.join(map(str, SPLITS))} pieces",
+        head, cells,
+    ))  # fmt: skip
