@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from attrs import evolve
 
 from _fitting import fit, held_out, quality, toml_table
 from isoflop.cost.collectives import CollectiveParameters, collective_time_s
@@ -477,7 +478,11 @@ def calibrate(data: Path, name: str) -> str:
     for pattern in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"):
         parameters = solve(f"nccl.{pattern}", collectives(data, family, "nccl", pattern))
         if not custom and pattern == "all_reduce":
-            tables.append(toml_table("all_reduce_custom", parameters))
+            # The measured machine reaches 20 GB/s between two cards and 5 among four, through host
+            # memory. Engines' published throughput on four and eight needs more than 12: servers
+            # with peer access over a switch, which is what a serving engine is given.
+            peers = evolve(parameters, crowding=0.0)
+            tables.append(toml_table("all_reduce_custom", peers))
     head = f'family = "{name}"\ndevices = {list(family)}\nsource = "tables"\n'.replace("'", '"')
     quality_text = [toml_table(f'quality."{k}"', v) for k, v in scores.items()]
     source = (

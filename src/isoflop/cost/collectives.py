@@ -191,7 +191,9 @@ def tier_for(device: Accelerator, cluster: Cluster | None, ranks: int) -> Tier:
             link_bytes_per_s=links.scale_up_bytes_per_s, latency_s=0.0, source=links.source,
             in_switch_reduction=device.family in ("hopper", "blackwell"),
         )  # fmt: skip
-    if links.scale_up_bytes_per_s <= 0 and ranks <= 8:
+    # Bridges join pairs of cards; a larger group in one server meets over PCIe.
+    bridged = links.scale_up_domain == 2
+    if (links.scale_up_bytes_per_s <= 0 or bridged) and ranks <= 8:
         return Tier(
             name=links.host_name, devices=8, link_bytes_per_s=links.host_bytes_per_s,
             latency_s=0.0, source=links.source,

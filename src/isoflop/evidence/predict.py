@@ -26,8 +26,10 @@ from .open_loop import predict_open
 from .training_predict import TrainingPredictor
 
 SEQUENCE_METRICS = ("tpot_s", "ttft_s", "e2e_s", "output_tokens_per_s", "tokens_per_s_per_device")
-MOST_SEQUENCES = 1024.0
+MOST_SEQUENCES = 2048.0
 """Most sequences an engine schedules at once unless told otherwise."""
+FREE_SHARE = 0.9
+"""Share of free memory TensorRT-LLM's cache takes by default (kv_cache_free_gpu_mem_fraction)."""
 METRIC_SIGMA = {
     "ttft_s": 0.6,
     "prefill_s": 0.15,
@@ -138,12 +140,15 @@ def _clients(step: StepModel, case: Case) -> float:
         return case.running
     asked = MOST_SEQUENCES * step.plan.data if case.concurrency is None else case.concurrency
     context = case.prompt_tokens + case.output_tokens
-    policy = MemoryPolicy(block_tokens=64)
+    # TensorRT-LLM gives its cache a share of what is free after loading, others of the whole.
+    of_free = step.engine.id.endswith("trtllm")
+    policy = MemoryPolicy(block_tokens=64, utilization=1.0 if of_free else 0.9)
     use = memory_use(
         step.model, step.plan, step.device, step.operators, sequences=0, context=0, policy=policy
     )
     each = cache_bytes(step.model, step.plan, 1, context - case.output_tokens / 2, 64)
-    fit = (use.usable_bytes - use.total_bytes) / each if each else MOST_SEQUENCES
+    free = (use.usable_bytes - use.total_bytes) * (FREE_SHARE if of_free else 1.0)
+    fit = free / each if each else MOST_SEQUENCES
     # The plan's data ranks each hold their own share of the sequences.
     return float(max(1.0, min(asked, fit * step.plan.data)))
 

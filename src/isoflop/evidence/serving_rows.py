@@ -80,7 +80,9 @@ def _fill(case: Case, row: dict[str, str]) -> Case:
 
     formats = weight_formats(row["precision"], row["model"])
     note, engine = row["note"], row["engine"]
-    if "fp8 KV" in note and "fp8" in row["precision"]:
+    narrow = row["precision"].strip().lower() in ("fp8", "fp4", "nvfp4")
+    if narrow and ("fp8 KV" in note or engine.lower().startswith("tensorrt")):
+        # TensorRT-LLM's published 8- and 4-bit checkpoints carry 8-bit cache scales.
         formats = evolve(formats, kv="fp8")
     tensor, devices = degree("tp"), degree("n_gpus")
     plan = Plan(tensor=tensor, pipeline=degree("pp"), formats=formats)
@@ -114,6 +116,9 @@ def _fill(case: Case, row: dict[str, str]) -> Case:
     # Some of these rows are medians of the runs that the engine overheads were fitted on.
     if "ai-dynamo" in row["source"]:
         return evolve(case, role=role_of(case))
+    if row["gpu"] == "L40S" and tensor > 1:
+        # Peer access between PCIe cards was settled on these rows (tools/calibrate_kernels.py).
+        return evolve(case, role="fit")
     # tools/calibrate_engines.py fits the first vLLM engine on one model and checks on the others.
     return evolve(case, role="fit") if (case.engine, case.model) == V0_FITTED else case
 
