@@ -87,9 +87,13 @@ class Prediction:
         measured, interpolated or analytic.
     reason : str
         Why not, in words.
+    naive : float
+        What the metric is proportional to under one constant efficiency; 1 where the baseline is
+        a constant.
     """
 
     case: Case
+    naive: float = 1.0
     predicted: float | None = None
     low: float | None = None
     high: float | None = None

@@ -78,8 +78,20 @@ class TrainingPredictor:
         spread = float(np.exp(Z90 * sigma))
         return Prediction(
             case=case, predicted=value, low=value / spread, high=value * spread,
-            label="interpolated" if own else "analytic",
+            label="interpolated" if own else "analytic", naive=_at_peak(q, case.metric),
         )  # fmt: skip
+
+
+def _at_peak(q: TrainingQuestion, metric: str) -> float:
+    """The metric at the full 16-bit rate, which the baseline scales by one efficiency."""
+    rates = q.device.rates.dense_flop_per_s
+    peak = rates.get("bf16") or rates["fp16"]
+    seconds = step_flop(q.job, "model") / next(iter(q.plans)).devices / peak
+    if metric == "step_s":
+        return seconds
+    if metric == "training_tokens_per_s":
+        return q.job.step_tokens / seconds
+    return peak if metric == "flop_per_s_per_device" else 1.0
 
 
 def predict_training(cases: Sequence[Case]) -> list[Prediction]:
