@@ -122,7 +122,7 @@ def _capacity(found: Advice, trace: Any, loads: str) -> dict[str, Any]:
     if any(not 0 < x < 1e6 for x in wanted):
         raise InvalidInput(f"Loads lie between 0 and a million requests per second, not '{loads}'.")
     best = found.best.candidate
-    result = capacity(best.server(), trace, found.promises)
+    result = capacity(best.server(), trace, found.promises, best.replicas)
     each = best.usd_per_hour / best.devices if best.step.device.price else None
     rows = load_table(
         best, result, wanted or usual_loads(found.load.requests_per_s),

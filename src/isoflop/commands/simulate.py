@@ -265,7 +265,7 @@ def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]
     )
     bound = ", ".join(f"{k} {v:.0%}" for k, v in s["bound"].items() if v >= 0.005)
     out.print(f"Busy time is bound by: {bound}.")
-    if "outages" in s:
+    if s.get("outages"):
         out.print(
             f"{s['outages']} outages: replicas up {s['available_share']:.1%} of the time, "
             f"{s['rerouted_requests']:,} requests started again elsewhere, "

@@ -58,13 +58,16 @@ class Capacity:
         return max(1, math.ceil(load_per_s / self.requests_per_s - 1e-9))
 
 
-def capacity(server: Server, trace: Trace, promises: Sequence[Promise]) -> Capacity:
+def capacity(server: Server, trace: Trace, promises: Sequence[Promise], dealt: int = 1) -> Capacity:
     """Search the highest rate of the trace, keeping its shape, that breaks no promise.
+
+    `dealt` replicas take its requests in turn, and this is one of them: it gets every so manieth,
+    which arrive more evenly than the whole.
 
     The rate is bracketed by doubling and halved in between: promises break once and for all as the
     load grows, up to the noise of the percentiles.
     """
-    part = trace.head(min(len(trace), REQUESTS))
+    part = trace.take(np.arange(0, min(len(trace), REQUESTS * dealt), dealt))
     if not math.isfinite(part.requests_per_s):
         raise InvalidInput("All requests of the trace arrive at once: give a rate (--rate).")
     trials = 0
