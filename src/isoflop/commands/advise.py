@@ -42,7 +42,7 @@ def advise(
     kv
         Cache formats to consider, likewise.
     engine
-        Engine whose overheads apply: vllm, sglang, trtllm or default.
+        Engine whose overheads apply: vllm, vllm-v0 (before 0.8), sglang, trtllm or default.
     capacity
         Also find the highest load the configuration carries, and what multiples of it need.
     loads

@@ -52,7 +52,7 @@ def explain(
     kv
         Number format of the cache.
     engine
-        Engine whose overheads apply: vllm, sglang, trtllm or default.
+        Engine whose overheads apply: vllm, vllm-v0 (before 0.8), sglang, trtllm or default.
     sections
         More of the answer, comma-separated: movement, io, span, formulas, systolic,
         weights, alpha, convolutions, training; or all.
