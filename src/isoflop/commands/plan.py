@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from ..training.plan import Recipe, TrainingJob
+    from ..training.published import PublishedRun
     from ..training.report import PlanReport
 
 DEFAULT_SEQUENCE = 4096
@@ -144,7 +145,11 @@ def _answer(report: PlanReport, framework: str, json: bool) -> None:
     elif json:
         from ._output import print_json
 
-        print_json(report.as_dict())
+        near = _nearest(report)
+        print_json({**report.as_dict(), "nearest_run": {
+            "name": near.name, "plan": near.plan, "devices": near.devices, "figure": near.figure,
+            "source": near.citation(),
+        }})  # fmt: skip
     else:
         _print(report)
 
@@ -209,6 +214,15 @@ def _print_run(r: PlanReport, out) -> None:
     )
 
 
+def _nearest(r: PlanReport) -> PublishedRun:
+    from ..training.published import nearest_run
+
+    model = r.job.model
+    return nearest_run(
+        model.parameters, model.active_parameters, r.device.id, r.count, r.job.sequence_tokens
+    )
+
+
 def _print_more(r: PlanReport, out) -> None:
     from ..units import show_s
 
@@ -221,6 +235,11 @@ def _print_more(r: PlanReport, out) -> None:
             f"\nRunner-up with another layout: {r.runner_up.describe()}, "
             f"{show_s(r.runner_up_s)} a step ({r.runner_up_s / r.step_s - 1:+.1%})"
         )
+    near = _nearest(r)
+    out.print(
+        f"\nNearest published run: {near.name} ({near.plan}), {near.sequence_tokens:,} tokens a "
+        f"sequence: {near.figure} ({near.citation()})"
+    )
     if r.why_not:
         out.print(f"\nWhy not: {r.why_not}")
     if r.search is not None:
