@@ -89,11 +89,11 @@ class GradientCoding(TrainingMethod):
     References
     ----------
     Tandon et al. 2017, Gradient Coding; Krishnan et al. 2023, Sequential Gradient Coding For
-    Straggler Mitigation, arXiv 2211.13802.
+    Straggler Mitigation, ICLR 2023.
     """
 
     title: ClassVar[str] = "redundant work that stragglers cannot hold up"
-    reference: ClassVar[str] = "Sequential Gradient Coding, arXiv 2211.13802"
+    reference: ClassVar[str] = "Sequential Gradient Coding, ICLR 2023"
     options: ClassVar[dict[str, tuple[float, str]]] = {
         "workers": (64.0, "workers of a round"),
         "slow": (0.05, "share of time a worker is slow"),

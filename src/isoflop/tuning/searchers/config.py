@@ -28,11 +28,12 @@ class Config(Searcher):
 
     References
     ----------
-    Xu et al. 2022, CONFIG: Constrained Efficient Global Optimization, arXiv 2211.11822.
+    Xu et al. 2022, Constrained Efficient Global Optimization of Expensive Black-box
+    Functions, arXiv 2211.00162.
     """
 
     title: ClassVar[str] = "optimistic loss among points that may keep the constraints"
-    reference: ClassVar[str] = "CONFIG, arXiv 2211.11822"
+    reference: ClassVar[str] = "CONFIG, arXiv 2211.00162"
 
     def propose(self, trials: Sequence[Trial], space: Space, rng: np.random.Generator) -> Array:
         good = [t for t in trials if not t.failed]
