@@ -80,3 +80,17 @@ def test_demo_trace_is_what_its_formula_gives():
     from isoflop.serving.demo import demo_file, demo_trace
 
     assert demo_file().read_text() == demo_trace()
+
+
+def test_generated_traffic_takes_lengths_from_a_trace():
+    like = g.open_loop(requests=500, requests_per_s=1, prompt=g.Lengths(median=700, p90=3000),
+                       output=g.Lengths(median=90, p90=400), seed=5)  # fmt: skip
+    made = g.open_loop(requests=4000, requests_per_s=7, prompt=g.Lengths(median=1),
+                       output=g.Lengths(median=1))  # fmt: skip
+    mixed = g.with_lengths_of(made, like)
+    np.testing.assert_array_equal(mixed.arrival_s, made.arrival_s)
+    pairs = set(zip(like.prompt_tokens.tolist(), like.output_tokens.tolist(), strict=True))
+    assert (
+        set(zip(mixed.prompt_tokens.tolist(), mixed.output_tokens.tolist(), strict=True)) <= pairs
+    )
+    assert mixed.prompt_tokens.mean() == pytest.approx(like.prompt_tokens.mean(), rel=0.1)

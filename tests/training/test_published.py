@@ -38,3 +38,15 @@ def test_plan_and_catalog_show_it(capsys):
     assert json.loads(capsys.readouterr().out)["nearest_run"]["figure"]
     main(["catalog", "list", "runs", "--json"])
     assert len(json.loads(capsys.readouterr().out)) >= 14
+
+
+def test_fleets_are_compared(capsys):
+    fleets = "8xdgx-h100,64xdgx-h100,128xdgx-h100"
+    main(["plan", "llama-3.1-70b", "--on", fleets, "--tokens", "100B", "--json"])
+    rows = json.loads(capsys.readouterr().out)["fleets"]
+    assert rows[0]["plan"] is None
+    assert "does not fit" in rows[0]["reason"]
+    assert rows[1]["undominated"]
+    assert rows[2]["undominated"]  # quicker and dearer
+    assert rows[2]["days"] < rows[1]["days"]
+    assert rows[2]["usd"] >= 0.99 * rows[1]["usd"]

@@ -34,6 +34,9 @@ class Traffic:
     output: str = "128/400"
     """Generated output tokens, likewise."""
 
+    like: Path | None = None
+    """A trace whose lengths generated requests have, prompt and output drawn together."""
+
     burstiness: float = 1.0
     """1 is Poisson; below 1 burstier, above 1 more regular."""
 
@@ -87,11 +90,17 @@ class Traffic:
                 turns=self.turns, prompt=prompt, output=output, think_s=self.think,
                 seed=self.seed,
             )  # fmt: skip
-        return generate.open_loop(
+        made = generate.open_loop(
             requests=count, requests_per_s=rate, prompt=prompt, output=output,
             burstiness=self.burstiness, diurnal=self.diurnal, shared_prefix=self.shared_prefix,
             seed=self.seed,
         )  # fmt: skip
+        if self.like is None:
+            return made
+        from ..serving.demo import demo_file
+
+        path = demo_file() if str(self.like) == "demo" else self.like
+        return generate.with_lengths_of(made, read_trace(path), self.seed)
 
     def _given(self) -> set[str]:
         return {"requests"} if self.requests != 2000 else set()

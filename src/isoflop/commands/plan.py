@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -42,7 +42,8 @@ def plan(
     model
         Catalog id or alias, or a Hugging Face config.json.
     on
-        Fleet: 512xh100-sxm, 1024xdgx-h100.
+        Fleet: 512xh100-sxm, 1024xdgx-h100. Several by commas: the best plan of each, and the
+        fleets that no other beats in both time and money.
     tokens
         Tokens of the run, such as 2T: adds days, dollars and energy.
     batch
@@ -78,7 +79,12 @@ def plan(
         format=_format(weights), optimizer=optimizer, offload=offload,
         overlap_tensor=overlap_tensor, overlap_expert=overlap_expert, fused_exchange=True,
     )  # fmt: skip
-    report = _report(_job(model, tokens, batch, global_batch, seq), recipe, on, layout, why_not)
+    job = _job(model, tokens, batch, global_batch, seq)
+    fleets = [f.strip() for f in on.split(",") if f.strip()]
+    if len(fleets) > 1:
+        _compare(job, recipe, fleets, layout, json)
+        return
+    report = _report(job, recipe, on, layout, why_not)
     _answer(report, emit, json)
     if plot is not None:
         from ..plots.chart import save
@@ -108,6 +114,57 @@ def _report(job: TrainingJob, recipe: Recipe, on: str, layout: str, why_not: str
         asked = fill_data(parse_training_plan(why_not), count)
         report = evolve(report, why_not=explain_why_not(report, asked, cluster))
     return report
+
+
+def _compare(job: TrainingJob, recipe: Recipe, fleets: list[str], layout: str, json: bool) -> None:
+    """The best plan of every fleet; one that cannot hold the model says why."""
+    from ..errors import DoesNotFit, InvalidPlan
+    from ._output import console, print_json, table
+
+    records: list[dict[str, Any]] = []
+    for fleet in fleets:
+        try:
+            r = _report(job, recipe, fleet, layout, "")
+        except (DoesNotFit, InvalidPlan) as error:
+            records.append({"fleet": fleet, "plan": None, "reason": str(error)})
+            continue
+        hours = None if r.days is None else r.days * 24.0
+        records.append({
+            "fleet": fleet, "plan": r.plan.describe(), "reason": "", "step_s": r.step_s,
+            "mfu": r.model_flop_utilization, "memory_bytes": sum(r.memory.values()),
+            "days": r.days, "usd": r.usd, "device_hours": hours and hours * r.count,
+        })  # fmt: skip
+    for r in records:
+        r["undominated"] = r["plan"] is not None and not any(
+            _beats(other, r) for other in records if other["plan"] is not None and other is not r
+        )
+    if json:
+        print_json({"model": job.model.id, "fleets": records})
+        return
+    rows = []
+    for r in records:
+        if r["plan"] is None:
+            rows.append([r["fleet"], "does not fit", "", "", "", "", ""])
+            continue
+        days = "-" if r["days"] is None else f"{r['days']:.3g}"
+        cost = "-" if r["usd"] is None else f"{r['usd']:,.0f}"
+        rows.append([r["fleet"], r["plan"], f"{r['mfu']:.1%}", f"{r['step_s']:.3g} s", days, cost,
+                     "yes" if r["undominated"] else ""])  # fmt: skip
+    heads = ["fleet", "best plan", "MFU", "step", "days", "USD", "Pareto"]
+    console().print(table(f"{job.model.name} by fleet", heads, rows, left=2, wrap=True))
+    if not job.tokens:
+        console().print("Give --tokens for days and dollars.")
+
+
+def _beats(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether fleet a is at least as quick and as cheap as b, and better in one.
+
+    Fleets of which only one has a price cannot be compared in money, so neither beats the other.
+    """
+    if (a["usd"] is None) != (b["usd"] is None):
+        return False
+    first, second = (a["step_s"], a["usd"] or 0.0), (b["step_s"], b["usd"] or 0.0)
+    return all(x <= y for x, y in zip(first, second)) and first != second
 
 
 def _format(name: str) -> str:

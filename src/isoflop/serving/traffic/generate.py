@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ...cost.features import Array
 from ...errors import InvalidInput
@@ -129,6 +129,18 @@ def _prefix_units(
     )  # fmt: skip
     units = np.unique(units, return_inverse=True)[1].astype(np.int64)
     return {"units": units, "unit_offsets": offsets, "unit_tokens": UNIT_TOKENS}
+
+
+def with_lengths_of(made: Trace, like: Trace, seed: int = 0) -> Trace:
+    """A generated trace with the lengths of another, each request's two lengths drawn together.
+
+    Long prompts and short answers often go together: drawing the pair keeps that.
+    """
+    pick = np.random.default_rng(seed + 1).integers(0, len(like), len(made))
+    return evolve(
+        made, name=f"{made.name}, lengths of {like.name}", prompt_tokens=like.prompt_tokens[pick],
+        output_tokens=like.output_tokens[pick],
+    )  # fmt: skip
 
 
 def closed_loop(
