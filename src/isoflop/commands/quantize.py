@@ -90,8 +90,10 @@ def quantize(
     effect = _effect(model, on, format) if on else None
 
     files = list(files_of(checkpoint))
-    options = {"include": include, "exclude": EXCLUDE if exclude is None else exclude}
-    settings = Settings(format=format, method=method, packed=packed, **options)
+    settings = Settings(
+        format=format, method=method, packed=packed, include=include,
+        exclude=EXCLUDE if exclude is None else exclude,
+    )  # fmt: skip
     if compare:
         settings = _compared(
             files, compare, settings, calibration, bits_per_weight, budget, json, plot
