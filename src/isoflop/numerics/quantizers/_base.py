@@ -116,7 +116,9 @@ def load_weight_format(name: str) -> Any:
     if isinstance(fmt, FixedFormat) and fmt.signed and fmt.fraction_bits == 0:
         return load(f"{fmt.name}-g128" if fmt.width < 8 else f"{fmt.name}-channel")
     if isinstance(fmt, FloatFormat) and fmt.bits <= 8 and fmt.signed:
-        return BlockFormat(name=fmt.name, element=fmt, scale=load("fp32"), block=0)
+        scale = load("fp32")
+        assert isinstance(scale, FloatFormat)
+        return BlockFormat(name=fmt.name, element=fmt, scale=scale, block=0)
     return fmt
 
 

@@ -22,7 +22,11 @@ def scales_and_zeros(fmt: BlockFormat, blocks: np.ndarray, tensor_scale: np.floa
 
 
 def encode_with(
-    fmt: BlockFormat, weight: np.ndarray, scales: np.ndarray, zeros, tensor_scale: float
+    fmt: BlockFormat,
+    weight: np.ndarray,
+    scales: np.ndarray,
+    zeros,
+    tensor_scale: float | np.floating,
 ) -> Blocks:
     """Encode `weight` of shape (out, in) with stored scales of shape (out, blocks)."""
     blocks = fmt.blocked(weight)

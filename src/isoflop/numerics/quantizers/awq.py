@@ -50,6 +50,7 @@ class Awq:
             error = weighted_error((values - weight).astype(np.float64), calibration.hessian)
             if best is None or error < best[0]:
                 best = (error, alpha, values, blocks)
+        assert best is not None  # every search tries at least one exponent
         _, alpha, values, blocks = best
         return Quantized(
             values=values, storage_bytes=blocks.storage_bytes, facts={"alpha": alpha},

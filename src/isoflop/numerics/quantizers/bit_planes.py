@@ -32,7 +32,8 @@ def multiply(x: np.ndarray, plane_stack: np.ndarray, signed: bool = True) -> np.
     """x W^T for integer x (rows, in) and W given by planes (bits, out, in), exact in int64."""
     weights = plane_weights(len(plane_stack), signed)
     x = x.astype(np.int64)
-    return sum(int(w) * (x @ p.T.astype(np.int64)) for w, p in zip(weights, plane_stack))
+    parts = (int(w) * (x @ p.T.astype(np.int64)) for w, p in zip(weights, plane_stack))
+    return np.asarray(sum(parts))
 
 
 @frozen(kw_only=True)
