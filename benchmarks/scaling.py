@@ -18,6 +18,8 @@ from isoflop.scaling.compare import extrapolate
 from isoflop.scaling.demo import demo_file
 from isoflop.scaling.fit import chinchilla_starts, fit_law
 from isoflop.scaling.law import find_law
+from isoflop.scaling.published import load_published
+from isoflop.scaling.reproduce import epoch_resamples
 from isoflop.scaling.solve import huber
 
 LAW = find_law("chinchilla")
@@ -62,10 +64,14 @@ def speed(folder: Path) -> None:
           f"{peer:.0f} CPU s ({peer / ours:,.0f} times); objective {fit.objective:.9e}, best of "
           f"{STARTS} of its starts {best:.9e}")  # fmt: skip
     start = time.process_time()
-    boot = fit_law(runs, LAW, bootstrap=4000)
+    fit_law(runs, LAW, bootstrap=4000)
     seconds = time.process_time() - start
-    errors = ", ".join(f"{k} {v:.4g}" for k, v in boot.standard_errors.items())
-    print(f"fit: 4,000 resamples in {seconds:.2f} CPU s; standard errors {errors}")
+    boot = fit_law(runs, LAW, counts=epoch_resamples(len(runs)))
+    published = load_published("besiroglu-2024").standard_errors
+    errors = ", ".join(f"{k} {v:.4g} ({v / published[k] - 1:+.2%})"
+                       for k, v in boot.standard_errors.items())  # fmt: skip
+    print(f"fit: 4,000 resamples in {seconds:.2f} CPU s; standard errors on the published "
+          f"resamples {errors} of the published ones")  # fmt: skip
 
 
 def sets(folder: Path) -> dict[str, tuple[Path, dict[str, str], dict[str, str]]]:

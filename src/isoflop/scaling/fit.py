@@ -165,7 +165,7 @@ def _student_quantile(p: float, freedom: int) -> float:
 
 def fit_law(
     runs: Runs, law: Law, *, delta: float = DELTA, log_residual: bool = True, bootstrap: int = 0,
-    resampling: Resampling = "case", seed: int = 0,
+    resampling: Resampling = "case", seed: int = 0, counts: Array | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> LawFit:  # fmt: skip
     """Fit a law, and refit it on resampled runs.
@@ -178,6 +178,9 @@ def fit_law(
         Resamples.
     resampling : {"case", "cluster", "noise"}
         Draw runs, whole clusters of runs, or residuals on the fitted curve.
+    counts : array (resamples, runs)
+        How often each resample holds each run, in place of drawing them: for repeating the
+        resamples of someone else.
 
     Raises
     ------
@@ -192,7 +195,12 @@ def fit_law(
     residual = solver.residual(theta)
     noise = float(np.sqrt(np.sum(residual**2) / max(len(y) - len(theta), 1)))
     draws, failed = np.zeros((0, len(theta))), 0
-    if bootstrap:
+    if counts is not None:
+        parts = [solver.refit(theta, counts[i : i + CHUNK]) for i in range(0, len(counts), CHUNK)]
+        ok = np.concatenate([p[1] for p in parts])
+        draws, failed = np.concatenate([p[0] for p in parts])[ok], int((~ok).sum())
+        resampling = "case"
+    elif bootstrap:
         draws, failed = _resample(solver, runs, theta, residual, bootstrap, resampling, seed,
                                   progress)  # fmt: skip
     notes = list(runs.notes)
@@ -207,8 +215,8 @@ def fit_law(
         law=law, theta=theta, draws=draws, objective=objective, noise=noise, runs=len(y),
         delta=delta, log_residual=log_residual, notes=tuple(notes),
         valid={k: (float(v.min()), float(v.max())) for k, v in x.items()},
-        flat=flat_directions(law, theta, x, y, log_residual), resampling=resampling if bootstrap
-        else "", seconds=time.perf_counter() - began, failed=failed,
+        flat=flat_directions(law, theta, x, y, log_residual), resampling=resampling
+        if len(draws) else "", seconds=time.perf_counter() - began, failed=failed,
     )  # fmt: skip
 
 

@@ -108,12 +108,17 @@ def epoch(folder: Path) -> list[Reproduced]:
     n, c, y = (_column(rows, k) for k in ("Model Size", "Training FLOP", "loss"))
     keep = np.sort(np.argsort(y, kind="stable")[:-5])
     runs = _runs(params=n[keep], tokens=c[keep] / (6 * n[keep]), compute_flop=c[keep], loss=y[keep])
-    fit = fit_law(runs, find_law("chinchilla"), bootstrap=1000)
+    fit = fit_law(runs, find_law("chinchilla"), counts=epoch_resamples(len(runs)))
     entry = load_published("besiroglu-2024")
     out = [
         Reproduced(fit="besiroglu-2024", quantity=k, published=v, ours=fit.params[k],
                    error=entry.standard_errors[k])
         for k, v in entry.constants.items()
+    ]  # fmt: skip
+    out += [
+        Reproduced(fit="besiroglu-2024 standard errors", quantity=k, published=v,
+                   ours=fit.standard_errors[k], tolerance=0.01)
+        for k, v in entry.standard_errors.items()
     ]  # fmt: skip
     a, b = fit.params["alpha"], fit.params["beta"]
     out.append(Reproduced(fit="besiroglu-2024", quantity="Huber sum", published=1.018274e-3,
@@ -121,6 +126,14 @@ def epoch(folder: Path) -> list[Reproduced]:
     out.append(Reproduced(fit="besiroglu-2024", quantity="exponent of N*", published=0.5126,
                           ours=b / (a + b), error=0.018))  # fmt: skip
     return out
+
+
+def epoch_resamples(runs: int) -> Array:
+    """The 4,000 resamples of the published standard errors, as counts: their notebook's seed, 42,
+    and its generator, one draw of all runs after another."""
+    rng = np.random.RandomState(42)
+    drawn = [rng.choice(runs, runs, replace=True) for _ in range(4000)]
+    return np.stack([np.bincount(d, minlength=runs) for d in drawn]).astype(float)
 
 
 def porian(folder: Path) -> list[Reproduced]:
