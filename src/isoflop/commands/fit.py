@@ -28,6 +28,8 @@ def fit(
     drop_worst: int = 0,
     seed: int = 0,
     hold_out: Annotated[bool, Parameter(negative=())] = False,
+    compare: Annotated[bool, Parameter(negative=())] = False,
+    predict: Annotated[list[str] | None, Parameter(negative=())] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
     out: Path | None = None,
     plot: Path | None = None,
@@ -64,6 +66,10 @@ def fit(
         Seed of the bootstrap.
     hold_out
         Fit the cheapest runs only and predict the top tenfold of compute.
+    compare
+        The same for every form of parameters and tokens, and for their combination.
+    predict
+        Forecast a run, as params=7e10,tokens=2e12; may be repeated.
     json
         Print JSON.
     out
@@ -97,7 +103,7 @@ def fit(
     with progress_bar("resamples", bootstrap >= 2000) as progress:
         result = fit_law(data, form, delta=delta, bootstrap=bootstrap, resampling=how, seed=seed,
                          progress=progress)  # fmt: skip
-    extra = _hold_out(data, result) if hold_out else {}
+    extra = _extras(data, result, hold_out, compare, predict)
     if out is not None:
         import json as encoder
 
@@ -143,10 +149,51 @@ def _more(column: list[str] | None) -> dict[str, str]:
     return found
 
 
-def _hold_out(data: Runs, result: LawFit) -> dict[str, Any]:
-    from ..scaling.compare import extrapolate
+def _extras(
+    data: Runs, result: LawFit, hold_out: bool, compare: bool, predict: list[str] | None
+) -> dict[str, Any]:
+    """Held-out errors and forecasts, where asked for."""
+    from ..errors import InvalidInput
 
-    return {"hold_out": extrapolate(data, result.law, delta=result.delta)}
+    extra: dict[str, Any] = {}
+    if hold_out:
+        from ..scaling.compare import extrapolate
+
+        extra["hold_out"] = extrapolate(data, result.law, delta=result.delta)
+    if not (compare or predict):
+        return extra
+    if not {"params", "tokens", "loss"} <= set(data.columns):
+        raise InvalidInput(
+            "Comparing forms and forecasting need parameters, tokens and a loss of every run."
+        )
+    if compare:
+        from ..scaling.ensemble import compare_forms
+
+        extra["comparison"] = compare_forms(data, delta=result.delta)
+    if predict:
+        from ..scaling.ensemble import forecast
+
+        extra["forecast"] = forecast(data, _points(predict), delta=result.delta).as_dict()
+    return extra
+
+
+def _points(texts: list[str]) -> dict[str, Any]:
+    import numpy as np
+
+    from ..errors import InvalidInput
+
+    rows = []
+    for text in texts:
+        try:
+            row = {k.strip(): float(v) for k, v in (part.split("=") for part in text.split(","))}
+        except ValueError:
+            row = {}
+        if set(row) != {"params", "tokens"} or not all(0 < v < np.inf for v in row.values()):
+            raise InvalidInput(
+                f"'{text}' is no run to forecast: write params=7e10,tokens=2e12, both above zero."
+            )
+        rows.append(row)
+    return {k: np.array([r[k] for r in rows]) for k in ("params", "tokens")}
 
 
 def _print(result: LawFit, data: Runs, extra: dict[str, Any]) -> None:
@@ -188,3 +235,42 @@ def _print(result: LawFit, data: Runs, extra: dict[str, Any]) -> None:
             f"(a constant: {h['baseline_mean_abs_pct']:.2f}%); the 90% interval covers "
             f"{h['coverage_90']:.0f}%."
         )
+    if "comparison" in extra:
+        _print_comparison(extra["comparison"])
+    if "forecast" in extra:
+        _print_forecast(extra["forecast"])
+
+
+def _print_comparison(found: list[dict[str, Any]]) -> None:
+    from ._output import console, table
+
+    rows = []
+    for r in found:
+        if "error" in r:
+            rows.append([r["law"], "-", "-", "-"])
+            continue
+        held = "-" if r["coverage_90"] is None else f"{r['coverage_90']:.0f}%"
+        rows.append([r["law"], f"{r['mean_abs_pct']:.2f}%", f"{r['bias_pct']:+.2f}%", held])
+    first = next(r for r in found if "error" not in r)
+    title = (f"Fitted up to {first['limit_flop']:.3g} FLOP, {first['predicted']} dearer runs "
+             "predicted")  # fmt: skip
+    console().print(table(title, ["", "mean error", "bias", "90% interval holds"], rows))
+
+
+def _print_forecast(found: dict[str, Any]) -> None:
+    from ._output import console, table
+
+    rows = [[f"{r['params']:.3g}", f"{r['tokens']:.3g}", f"{r['loss']:.4f}",
+             f"{r['low']:.4f} to {r['high']:.4f}"] for r in found["points"]]  # fmt: skip
+    out = console()
+    out.print(table("Forecast by the forms together", ["params", "tokens", "loss",
+              f"{found['level']:.0%} interval"], rows))  # fmt: skip
+    best = ", ".join(
+        f"{m['form']} {m['weight']:.0%}"
+        + (f" (top {m['span']:g}x of compute)" if m["span"] else "")
+        for m in found["members"][:4]
+    )
+    out.print(
+        f"Weights by {found['trials']} trials inside the runs, where together they were "
+        f"{found['trial_error']:.2%} off: {best}, ..."
+    )

@@ -32,7 +32,8 @@ def extrapolate(
     """Fit below a tenth of the largest compute, predict what lies above.
 
     Returns runs fitted and predicted, mean and median absolute error in percent, the coverage of
-    the 90% prediction interval, and the error of a constant (the mean of the fitted decade).
+    the 90% prediction interval (None without bootstrap), and the error of a constant (the mean of
+    the fitted decade).
 
     Raises
     ------
@@ -51,7 +52,10 @@ def extrapolate(
     test = runs.take(above)
     x, y = test.data(law), test.columns[law.output]
     predicted = fit.predict(x)
-    low, high = fit.prediction_interval(x, 0.90)
+    coverage = None
+    if bootstrap:
+        low, high = fit.prediction_interval(x, 0.90)
+        coverage = float(np.mean((y >= low) & (y <= high)) * 100)
     error = np.abs(predicted / y - 1.0)
     near = runs.columns[law.output][below][flop[below] > limit / DECADE]
     constant = np.abs(near.mean() / y - 1.0)
@@ -59,6 +63,6 @@ def extrapolate(
         "law": law.name, "fitted": len(below), "predicted": len(above), "limit_flop": float(limit),
         "mean_abs_pct": float(error.mean() * 100), "median_abs_pct": float(np.median(error) * 100),
         "bias_pct": float((predicted / y - 1.0).mean() * 100),
-        "coverage_90": float(np.mean((y >= low) & (y <= high)) * 100),
+        "coverage_90": coverage,
         "baseline_mean_abs_pct": float(constant.mean() * 100),
     }  # fmt: skip

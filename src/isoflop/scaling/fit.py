@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from ..errors import FitError, InvalidInput
 from .columns import Runs, check_runs
 from .law import Law
-from .solve import FAR_LADDER, TwoPowers, chinchilla_features, generic, to_fitted, to_natural
+from .solve import (
+    FAR_LADDER,
+    TwoPowers,
+    chinchilla_features,
+    chinchilla_starts,
+    generic,
+    to_fitted,
+    to_natural,
+)  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -144,11 +152,11 @@ def expanded_tail(runs: int, parameters: int, level: float) -> float:
     from statistics import NormalDist
 
     freedom = max(runs - parameters, 2)
-    t = _student_quantile(0.5 + level / 2.0, freedom)
+    t = student_quantile(0.5 + level / 2.0, freedom)
     return NormalDist().cdf(-float(np.sqrt(runs / freedom)) * t)
 
 
-def _student_quantile(p: float, freedom: int) -> float:
+def student_quantile(p: float, freedom: int) -> float:
     """Quantile of Student's t by its expansion around the normal (Abramowitz and Stegun 26.7.5)."""
     from statistics import NormalDist
 
@@ -276,15 +284,6 @@ class _Solver:
         """Log (or plain) residuals of the fit, shape (runs,)."""
         f = self.law.predict(theta, self.x)
         return np.log(self.y / f) if self.log else self.y - f
-
-
-def chinchilla_starts() -> Array:
-    """The 4,500 starts of Hoffmann et al. 2022, as rows (e, a, alpha, b, beta)."""
-    grid = np.meshgrid(
-        np.arange(-1, 1.1, 0.5), np.arange(0, 26, 5.0), np.arange(0, 2.1, 0.5),
-        np.arange(0, 26, 5.0), np.arange(0, 2.1, 0.5), indexing="ij",
-    )  # fmt: skip
-    return np.stack([g.ravel() for g in grid], axis=1)
 
 
 CHUNK = 500

@@ -40,6 +40,25 @@ def chinchilla_features(x: Data) -> tuple[Array, Array]:
     return np.log(x["params"]), np.log(x["tokens"])
 
 
+def chinchilla_starts() -> Array:
+    """The 4,500 starts of Hoffmann et al. 2022, as rows (e, a, alpha, b, beta)."""
+    grid = np.meshgrid(
+        np.arange(-1, 1.1, 0.5), np.arange(0, 26, 5.0), np.arange(0, 2.1, 0.5),
+        np.arange(0, 26, 5.0), np.arange(0, 2.1, 0.5), indexing="ij",
+    )  # fmt: skip
+    return np.stack([g.ravel() for g in grid], axis=1)
+
+
+def chinchilla_point(x: Data, y: Array) -> Array:
+    """A good, not final, (e, a, alpha, b, beta), from which other forms of N and D start."""
+    n, d = chinchilla_features(x)
+    solver = TwoPowers(n, d, np.log(y), 1e-2)
+    grid = chinchilla_starts()[::7]
+    best = grid[np.argsort(solver.objective(grid))[:12]]
+    z, value, _ = solver.solve(best, ladder=FAR_LADDER)
+    return z[int(np.argmin(value))]
+
+
 class TwoPowers:
     """log(exp(e) + exp(a - alpha n) + exp(b - beta d)) for all problems at once.
 
@@ -224,7 +243,8 @@ def generic(
         return f, r
 
     def cost(r: Array, rows: Array) -> Array:
-        total = (w[rows] * huber(r, delta)).sum(axis=1)
+        with np.errstate(all="ignore"):
+            total = (w[rows] * huber(r, delta)).sum(axis=1)
         return np.where(np.isfinite(total), total, np.inf)
 
     damping = np.full(len(z), 1e-2)

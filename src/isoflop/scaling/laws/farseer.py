@@ -13,8 +13,6 @@ from ..law import Array, Data, Law, Parameter
 class Farseer(Law):
     """L = exp(s N^q + S) + exp(B N^b + Q) D^(-exp(A N^a + E)).
 
-
-
     References
     ----------
     Li et al. 2025, Predictable Scale: Farseer, arXiv 2506.10972, equation 4.
@@ -42,6 +40,21 @@ class Farseer(Law):
         scale = np.exp(theta[..., 3, None] * n ** theta[..., 4, None] + theta[..., 5, None])
         power = np.exp(theta[..., 6, None] * n ** theta[..., 7, None] + theta[..., 8, None])
         return floor + scale * d**-power
+
+    def starts(self, x: Data, y: Array) -> Array:
+        """Chinchilla's floor and size term as the first, its data term as the second."""
+        from ..solve import chinchilla_point
+
+        e, log_a, alpha, log_b, beta = chinchilla_point(x, y)
+        log_floor = np.log(np.exp(e) + np.exp(log_a - alpha * np.log(x["params"])))
+        rows = []
+        for q in (-0.1, 0.1):
+            s, offset = np.polyfit(x["params"] ** q, log_floor, 1)
+            for slope in (-0.1, -0.4):
+                size = slope * np.mean(x["params"] ** 0.08)
+                rows.append([s, q, offset, 1.0, -0.08, log_b, slope, 0.08,
+                             np.log(max(beta, 1e-2)) - size])  # fmt: skip
+        return np.array(rows)
 
 
 LAW = Farseer()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
+import numpy as np
+
 from ..law import Array, Data, Law, Parameter
 
 
 @final
 class KaplanJoint(Law):
-    """L(N, D) = ((N_c / N)^(alpha_N / alpha_D) + D_c / D)^alpha_D.
-
-
+    """L(N, D) = ((N_c / N)^(alpha_N / alpha_D) + D_c / D)^alpha_D: no floor.
 
     References
     ----------
@@ -33,6 +33,29 @@ class KaplanJoint(Law):
         n_c_, d_c_, alpha_n_, alpha_d_ = (theta[..., i, None] for i in range(4))
         inner = (n_c_ / x["params"]) ** (alpha_n_ / alpha_d_) + d_c_ / x["tokens"]
         return inner**alpha_d_
+
+    def gradient(self, theta: Array, x: Data) -> Array:
+        n_c, d_c, alpha_n, alpha_d = (theta[..., i, None] for i in range(4))
+        power = alpha_n / alpha_d
+        size, data = (n_c / x["params"]) ** power, d_c / x["tokens"]
+        inner = size + data
+        slope = alpha_d * inner ** (alpha_d - 1.0)
+        turn = slope * size * np.log(n_c / x["params"])
+        columns = [
+            slope * size * power / n_c, slope * data / d_c, turn / alpha_d,
+            inner**alpha_d * np.log(inner) - turn * power / alpha_d,
+        ]  # fmt: skip
+        return np.stack(columns, axis=-1)
+
+    def starts(self, x: Data, y: Array) -> Array:
+        """Exponents on a grid; scales such that both terms are half of a middle run's."""
+        rows = []
+        n, d, loss = (float(np.exp(np.mean(np.log(v)))) for v in (x["params"], x["tokens"], y))
+        for alpha_d in (0.06, 0.1, 0.2, 0.4):
+            for ratio in (0.5, 0.8, 1.2):
+                half = max(loss, 1e-3) ** (1.0 / alpha_d) / 2.0
+                rows.append([n * half ** (1.0 / ratio), d * half, ratio * alpha_d, alpha_d])
+        return np.array(rows)
 
 
 LAW = KaplanJoint()

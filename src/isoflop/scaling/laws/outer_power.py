@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
+import numpy as np
+
 from ..law import Allocation, Array, Data, Law, Parameter
 
 
@@ -36,6 +38,29 @@ class OuterPower(Law):
         e_, a_, alpha, b_, beta, gamma = (theta[..., i, None] for i in range(6))
         inner = a_ * x["params"] ** -alpha + b_ * x["tokens"] ** -beta
         return e_ + inner**gamma
+
+    def gradient(self, theta: Array, x: Data) -> Array:
+        _, a, alpha, b, beta, gamma = (theta[..., i, None] for i in range(6))
+        n, d = x["params"] ** -alpha, x["tokens"] ** -beta
+        inner = a * n + b * d
+        slope = gamma * inner ** (gamma - 1.0)
+        columns = [
+            np.ones_like(inner), slope * n, -slope * a * n * np.log(x["params"]), slope * d,
+            -slope * b * d * np.log(x["tokens"]), inner**gamma * np.log(inner),
+        ]  # fmt: skip
+        return np.stack(columns, axis=-1)
+
+    def starts(self, x: Data, y: Array) -> Array:
+        """Around the best Chinchilla fits: (A/N^a + B/D^b)^g is near A^(1/g)... for each g."""
+        from ..solve import chinchilla_point
+
+        e, log_a, alpha, log_b, beta = chinchilla_point(x, y)
+        rows = []
+        for gamma in (0.3, 0.5, 0.75, 1.0, 1.5):
+            floor = np.exp(e) * (0.7 if gamma < 1 else 1.0)
+            rows.append([floor, np.exp(min(log_a / gamma, 32.0)), alpha / gamma,
+                         np.exp(min(log_b / gamma, 32.0)), beta / gamma, gamma])  # fmt: skip
+        return np.array(rows)
 
     def optimum(self, theta: Array, budget_flop: float, **given: float) -> Allocation:
         """The optimum of the inner sum, equation 4 of Hoffmann et al. 2022."""
