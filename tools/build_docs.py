@@ -31,7 +31,8 @@ SCREENS = {
                  "llama-3.1-8b", "--on", "a100-80gb-sxm"],
 }  # fmt: skip
 """Commands whose real output the README shows, by the word in its marker."""
-CHARTS = {"explain": "explain.svg", "advise": "advise.svg", "plan": "plan.svg", "fit": "fit.svg"}
+CHARTS = {"explain": "explain.svg", "advise": "advise.svg", "plan": "plan.svg", "fit": "fit.svg",
+          "spend": "spend.svg"}  # fmt: skip
 END = "<!-- end of screen -->"
 
 

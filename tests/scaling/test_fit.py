@@ -13,11 +13,11 @@ from isoflop.scaling.decide import (
     cheapest_for_quality,
     lifetime_optimum,
     load_law,
-    next_runs,
     parse_budget,
     spend,
 )  # fmt: skip
 from isoflop.scaling.demo import demo_file, demo_runs
+from isoflop.scaling.design import Design, next_runs, runs_to_halve
 from isoflop.scaling.fit import chinchilla_starts, expanded_tail, fit_law
 from isoflop.scaling.law import find_law
 from isoflop.scaling.published import load_published
@@ -190,6 +190,44 @@ def test_next_run_narrows_the_interval():
     assert rows
     assert all(0 < r["interval_left"] <= 1 for r in rows)
     assert all(r["flop"] <= 1e21 * (1 + 1e-9) for r in rows)
+
+
+def test_series_of_runs_halves_the_interval_when_it_is_done():
+    """The linearised promise, kept by a bootstrap of the runs with the proposed ones added."""
+    runs, target = sweep(8), 1e22
+    fit = fit_law(runs, LAW, bootstrap=400)
+    believed = Believed(name="fit", law=LAW, theta=fit.theta, draws=fit.draws)
+    series = runs_to_halve(believed, runs.data(LAW), fit.noise, target, 1e21)
+    assert series[-1]["interval_left"] <= 0.5
+    assert [r["interval_left"] for r in series] == sorted(
+        (r["interval_left"] for r in series), reverse=True
+    )
+    design = Design(believed, runs.data(LAW), fit.noise, target, 1e21)
+    assert series[0]["interval_left"] == pytest.approx(float(design.left().min()))
+
+    def width(made):
+        n = [LAW.optimum(t, target).inputs["params"] for t in made.draws]
+        low, high = made.interval(np.array(n))
+        return np.log(high / low)
+
+    more = {k: np.array([r[k] for r in series]) for k in ("params", "tokens")}
+    rng = np.random.default_rng(1)
+    y = LAW.predict(TRUE, more) * np.exp(0.005 * rng.standard_normal(len(series)))
+    columns = {k: np.concatenate([runs.columns[k], more[k]]) for k in more}
+    columns["loss"] = np.concatenate([runs.columns["loss"], y])
+    both = Runs(columns=columns, lines=np.arange(2, len(columns["loss"]) + 2))
+    left = width(fit_law(both, LAW, bootstrap=400)) / width(fit)
+    assert 0.3 < left < 0.7
+
+
+def test_answers_far_outside_the_runs_are_refused_unless_forced():
+    law = load_law("besiroglu-2024")
+    assert spend(law, 1e24, force=None).outside
+    with pytest.raises(InvalidInput, match="more than 10 times"):
+        spend(law, 1e26, force=None)
+    assert spend(law, 1e26, force=True).outside
+    with pytest.raises(InvalidInput, match="compute_flop"):
+        spend(load_law("porian-2024-tuned"), 1e24, force=None)
 
 
 def test_demo_file_is_what_its_formula_gives():

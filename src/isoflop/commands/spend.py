@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -19,10 +20,11 @@ def spend(
     on: str = "",
     mfu: float = 0.0,
     runs: str = "",
-    force: bool = True,
+    force: bool | None = None,
     choose: str = "",
     option: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
+    plot: Path | None = None,
 ) -> None:
     """Where a training budget should go, and how sure that is.
 
@@ -44,7 +46,8 @@ def spend(
     runs
         The CSV the law was fitted on: also says which runs to do next.
     force
-        Answer outside the range of the runs too, labelled; --no-force refuses.
+        Answer however far outside the range of the runs, labelled; without it answers more than
+        ten times outside are refused, with --no-force all outside.
     choose
         Decide something else with the budget: precision, experts, teacher, epochs,
         hyperparameters or test-time.
@@ -52,15 +55,19 @@ def spend(
         An option of that decision, as name=value; may be repeated.
     json
         Print JSON.
+    plot
+        Write a chart: .svg, .png or .html.
     """
     from ..scaling.decide import load_law, parse_budget, parse_tokens
     from ..scaling.decide import spend as decide
 
     amount = parse_budget(budget, on, mfu)
+    believed = load_law(law)
     if choose:
+        if on and not mfu and amount.low_flop != amount.high_flop:
+            amount = _reached(budget, on, decide(believed, amount.flop), amount)
         _choose(choose, amount, option, json)
         return
-    believed = load_law(law)
     served = parse_tokens(inference_tokens, "number of served tokens")
     given = {"unique_tokens": parse_tokens(unique_tokens, "number of unique tokens")}
     given = {k: v for k, v in given.items() if v}
@@ -74,15 +81,22 @@ def spend(
             name: decide(believed, flop, inference_tokens=served, **more).best.inputs
             for name, flop in (("low", amount.low_flop), ("high", amount.high_flop))
         }
-    proposals = _proposals(runs, found) if runs else []
+    proposals = _proposals(runs, found) if runs else {}
     if json:
         from ._output import print_json
 
         extra = {"budget": amount.text, "budget_note": amount.note, "mfu_ends": ends,
-                "inference_tokens": served, "next_runs": proposals}  # fmt: skip
+                "inference_tokens": served, **proposals}  # fmt: skip
         print_json({**found.as_dict(), **extra})
     else:
         _print(found, amount, served, ends, proposals)
+    if plot is not None:
+        from ..plots.chart import save
+        from ..plots.spend import chart
+
+        save(chart(found), plot)
+        if not json:
+            print(f"Chart written to {plot}.")
 
 
 def _choose(name: str, amount: Budget, option: list[str] | None, json: bool) -> None:
@@ -91,7 +105,10 @@ def _choose(name: str, amount: Budget, option: list[str] | None, json: bool) -> 
 
     choice = find_choice(name)
     report = choice.run(amount.flop, choice.complete(parse_options(option)))
-    print_method(name, choice, report, {"budget": amount.text}, json)
+    given = {"budget": amount.text, "budget_flop": amount.flop, "budget_note": amount.note}
+    print_method(name, choice, report, given, json)
+    if amount.note and not json:
+        print(f"Budget: {amount.flop:.3g} FLOP, {amount.note}.")
 
 
 def _reached(budget: str, on: str, guess: Spending, assumed: Budget) -> Budget:
@@ -107,12 +124,11 @@ def _reached(budget: str, on: str, guess: Spending, assumed: Budget) -> Budget:
                         how=found.note)  # fmt: skip
 
 
-def _proposals(runs: str, found: Spending) -> list[dict[str, float]]:
-    from pathlib import Path
-
+def _proposals(runs: str, found: Spending) -> dict[str, list[dict[str, float]]]:
+    """Runs to do next: single ones by what they add, and a series that halves the interval."""
     from ..scaling.columns import read_runs
     from ..scaling.compare import compute_of
-    from ..scaling.decide import next_runs
+    from ..scaling.design import next_runs, runs_to_halve
     from ..scaling.fit import fit_law
 
     believed = found.believed
@@ -123,8 +139,9 @@ def _proposals(runs: str, found: Spending) -> list[dict[str, float]]:
         path = demo_file()
     data = read_runs(path, believed.law)
     noise = fit_law(data, believed.law).noise
-    most = float(compute_of(data).max())
-    return next_runs(believed, data.data(believed.law), noise, found.budget_flop, most)
+    given = (believed, data.data(believed.law), noise, found.budget_flop,
+             float(compute_of(data).max()))  # fmt: skip
+    return {"next_runs": next_runs(*given), "runs_to_halve": runs_to_halve(*given)}
 
 
 def _count(value: float) -> str:
@@ -136,7 +153,7 @@ def _count(value: float) -> str:
 
 def _print(
     found: Spending, amount: Budget, served: float, ends: dict[str, Any],
-    proposals: list[dict[str, float]],
+    proposals: dict[str, list[dict[str, float]]],
 ) -> None:  # fmt: skip
     from ._output import console, table
 
@@ -174,8 +191,22 @@ def _print(
         out.print("The source gives no uncertainty, so there is no interval on this answer.")
     for text in found.outside:
         out.print(f"Extrapolation: {text}.")
-    if proposals:
-        rows = [[_count(p["params"]), _count(p["tokens"]), f"{p['flop']:.2e}",
-                 f"{p['interval_left']:.0%}"] for p in proposals]  # fmt: skip
-        out.print(table("Runs that would narrow the interval of N* most", ["params", "tokens",
-                  "FLOP", "width left"], rows))  # fmt: skip
+    if not proposals:
+        return
+    rows = [[_count(p["params"]), _count(p["tokens"]), f"{p['flop']:.2e}",
+             f"{p['interval_left']:.0%}"] for p in proposals["next_runs"]]  # fmt: skip
+    out.print(table("Runs that would narrow the interval of N* most", ["params", "tokens",
+              "FLOP", "width left"], rows))  # fmt: skip
+    series = proposals["runs_to_halve"]
+    if not series:
+        out.print("No series of 64 such runs halves the interval: larger runs are needed.")
+        return
+    total = sum(p["flop"] for p in series)
+    kinds = {(round(p["params"], -6), p["flop"]): p for p in series}
+    parts = [
+        f"{sum(round(p['params'], -6) == key[0] and p['flop'] == key[1] for p in series)} of "
+        f"{_count(one['params'])} on {_count(one['tokens'])} tokens"
+        for key, one in kinds.items()
+    ]
+    out.print(f"To halve the interval: {len(series)} runs, {total:.2e} FLOP together: "
+              f"{', '.join(parts)}.")  # fmt: skip

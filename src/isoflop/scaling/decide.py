@@ -20,6 +20,8 @@ Array = NDArray[Any]
 
 REFERENCE = "besiroglu-2024"
 """The general-purpose law where none is named."""
+FAR = 10.0
+"""How far outside the runs an answer is given without being asked to: a factor in each input."""
 MFU = (0.3, 0.4, 0.5)
 """Low, assumed and high model FLOP utilisation where a budget is hardware time: the range of
 published large dense runs (Llama 3: 38-43%; Megatron 2021: 44-52%; PaLM: 46%)."""
@@ -127,7 +129,7 @@ class Spending:
 
 def spend(
     believed: Believed, budget_flop: float, *, inference_tokens: float = 0.0,
-    force: bool = True, **given: float,
+    force: bool | None = True, **given: float,
 ) -> Spending:  # fmt: skip
     """The best use of a training budget.
 
@@ -136,8 +138,9 @@ def spend(
     inference_tokens : float
         Tokens the model will serve: the budget is then lifetime compute, 6 N D + 2 N D_inf
         (Sardana et al. 2024, arXiv 2401.00448, equation 3).
-    force : bool
-        Answer outside the range of the runs too, labelled; otherwise refuse.
+    force : bool or None
+        Answer outside the range of the runs too, labelled; False refuses any such answer, None
+        those more than `FAR` times outside.
     given : float
         Inputs the law's optimum takes as fixed (`unique_tokens`, ...).
 
@@ -166,26 +169,33 @@ def spend(
         if set(here) == set(believed.law.inputs):
             followed = believed.law.predict(believed.draws, here)[:, 0]
             regret = float(np.nanmean(followed - table[believed.law.output]))
-    outside = _outside(believed, best)
-    if outside and not force:
+    found = _outside(believed, {**best.inputs, "compute_flop": budget_flop})
+    outside = tuple(text for _, text in found)
+    limit = 1.0 if force is False else np.inf if force else FAR
+    if any(factor > limit for factor, _ in found):
         raise InvalidInput(
-            f"The answer leaves what the law '{believed.name}' was fitted on: "
-            f"{'; '.join(outside)}. Fit on larger runs, or ask with --force and treat it as an "
+            f"The answer leaves what the law '{believed.name}' was fitted on"
+            + (f" by more than {FAR:g} times" if force is None else "")
+            + f": {'; '.join(outside)}. Fit on larger runs, or ask with --force and treat it as an "
             "extrapolation."
         )
     return Spending(believed=believed, budget_flop=budget_flop, best=best, intervals=intervals,
                     regret=regret, outside=outside)  # fmt: skip
 
 
-def _outside(believed: Believed, best: Allocation) -> tuple[str, ...]:
+def _outside(believed: Believed, at: dict[str, float]) -> list[tuple[float, str]]:
+    """By how much each input leaves the range of the runs, and in words."""
     out = []
-    for name, value in best.inputs.items():
+    for name, value in at.items():
         low, high = believed.valid.get(name, (0.0, np.inf))
         if value > high * (1 + 1e-9):
-            out.append(f"{name} {value:.3g} is {value / high:.3g} times the largest run's")
+            over = value / high
+            out.append((over, f"{name} {value:.3g} is {over:.3g} times the largest run's"))
         elif value < low * (1 - 1e-9):
-            out.append(f"{name} {value:.3g} is {low / value:.3g} times below the smallest run's")
-    return tuple(out)
+            under = low / value
+            text = f"{name} {value:.3g} is {under:.3g} times below the smallest run's"
+            out.append((under, text))
+    return out
 
 
 def lifetime_optimum(law: Law, theta: Array, budget_flop: float, served: float) -> Allocation:
@@ -372,48 +382,3 @@ def _hardware_budget(
 def parse_tokens(text: str, what: str) -> float:
     """Tokens such as `2T`; zero for an empty text."""
     return parse(text, "tokens", what) if text else 0.0
-
-
-def next_runs(
-    believed: Believed, x: dict[str, Array], noise: float, target_flop: float, cost_flop: float,
-    count: int = 5,
-) -> list[dict[str, float]]:  # fmt: skip
-    """Runs of at most `cost_flop` that would narrow log N* at `target_flop` the most.
-
-    Linearised: information is J'J / noise^2; a run with gradient g takes the variance v'Cv of
-    log N* to v'Cv - (v'Cg)^2 / (noise^2 + g'Cg) (c-optimal design; Atkinson, Donev and Tobias
-    2007, chapter 10).
-    """
-    law, theta = believed.law, believed.theta
-
-    def gradient(at: dict[str, Array]) -> Array:
-        return law.gradient(theta, at) / law.predict(theta, at)[:, None]
-
-    j = gradient(x)
-    scale = np.maximum(np.linalg.norm(j, axis=0), 1e-300)
-    covariance = np.linalg.pinv((j / scale).T @ (j / scale)) * noise**2
-    v = np.zeros(len(theta))
-    for i in range(len(theta)):
-        h = 1e-5 * max(abs(theta[i]), 1e-12)
-        up, down = theta.copy(), theta.copy()
-        up[i], down[i] = theta[i] + h, theta[i] - h
-        v[i] = np.log(law.optimum(up, target_flop).inputs["params"]
-                      / law.optimum(down, target_flop).inputs["params"]) / (2 * h)  # fmt: skip
-    v = v / scale
-    now = float(v @ covariance @ v)
-    sizes = np.geomspace(min(x["params"].min(), 1e7), x["params"].max() * 4, 60)
-    rows = []
-    for flop in np.geomspace(cost_flop / 100.0, cost_flop, 9):
-        tokens = flop / (6.0 * sizes)
-        ok = (tokens / sizes > 0.5) & (tokens / sizes < 2000)
-        if not ok.any():
-            continue
-        at = {"params": sizes[ok], "tokens": tokens[ok]}
-        g = gradient(at) / scale
-        gain = (g @ covariance @ v) ** 2 / (noise**2 + np.einsum("ij,jk,ik->i", g, covariance, g))
-        i = int(np.argmax(gain))
-        rows.append({"params": float(at["params"][i]), "tokens": float(at["tokens"][i]),
-                     "flop": float(flop), "interval_left": float(np.sqrt(max(
-                         1.0 - gain[i] / now, 0.0)))})  # fmt: skip
-    rows.sort(key=lambda r: r["interval_left"])
-    return rows[:count]

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from ..law import Array, Data, Law, Parameter
+from ..law import Allocation, Array, Data, Law, Parameter
 
 
 @final
@@ -46,6 +46,16 @@ class KaplanJoint(Law):
             inner**alpha_d * np.log(inner) - turn * power / alpha_d,
         ]  # fmt: skip
         return np.stack(columns, axis=-1)
+
+    def optimum(self, theta: Array, budget_flop: float, **given: float) -> Allocation:
+        """Where the sum inside is smallest along 6 N D = C."""
+        n_c, d_c, alpha_n, alpha_d = (float(v) for v in theta)
+        power = alpha_n / alpha_d
+        # d/dN of (N_c / N)^p + 6 D_c N / C is zero.
+        params = (power * n_c**power * budget_flop / (6.0 * d_c)) ** (1.0 / (power + 1.0))
+        tokens = budget_flop / (6.0 * params)
+        loss = ((n_c / params) ** power + d_c / tokens) ** alpha_d
+        return Allocation(inputs={"params": params, "tokens": tokens}, prediction=loss)
 
     def starts(self, x: Data, y: Array) -> Array:
         """Exponents on a grid; scales such that both terms are half of a middle run's."""
