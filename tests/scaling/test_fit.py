@@ -164,6 +164,7 @@ def test_default_law_spends_as_published():
     assert s.best.inputs["params"] == pytest.approx(7.225e10, rel=1e-3)
     low, high = s.intervals["params"]
     assert low < s.best.inputs["params"] < high
+    assert s.regret is not None
     assert s.regret >= 0
     assert any("largest" in text for text in s.outside)
     with pytest.raises(InvalidInput, match="--force"):
