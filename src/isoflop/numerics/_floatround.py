@@ -134,8 +134,9 @@ def _plain_chunk(x, fmt, policy, want, codes, words, first) -> np.ndarray:
     if codes:
         result = index - fmt.first_index
         keep_sign = negative & ((result != 0) | fmt.negative_zero)
-        result = np.where(keep_sign & fmt.signed, result | (1 << (fmt.bits - 1)), result)
-        pick = code_of
+        sign = np.int64(_wrapped(1 << (fmt.bits - 1)))
+        result = np.where(keep_sign & fmt.signed, result | sign, result)
+        pick = _wrapped_code
     else:
         result = _plain.index_value(index, fmt)
         keep_sign = negative & ((result != 0) | fmt.negative_zero)
@@ -154,6 +155,15 @@ def _plain_chunk(x, fmt, policy, want, codes, words, first) -> np.ndarray:
     if wrong.any():
         result = np.where(wrong, _without_code(fmt, policy, codes, x, wrong, first), result)
     return result
+
+
+def _wrapped(word: int) -> int:
+    """A word of 64 bits as the int64 of the same bits; narrower words as they are."""
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _wrapped_code(fmt: FloatFormat, outcome: str, negative: bool, nan_all_ones: bool) -> int:
+    return _wrapped(code_of(fmt, outcome, negative, nan_all_ones))
 
 
 def _index(finite, fmt, policy, words) -> np.ndarray:

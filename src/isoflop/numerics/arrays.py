@@ -81,10 +81,15 @@ def _floats(data: np.ndarray, dtype_name: str) -> np.ndarray:
 
 def _narrow(result: np.ndarray, dtype_name: str) -> np.ndarray:
     if dtype_name == "bfloat16":
-        # Values of the format fit bfloat16, so the low half is zero (NaN keeps its quiet bit).
+        # Float formats fit bfloat16, so the low half is zero; other formats' values round to even.
         bits = np.ascontiguousarray(result, dtype=np.float32).view(np.uint32)
-        return (bits >> np.uint32(16)).astype(np.uint16)
-    return result.astype(dtype_name, copy=False)
+        upper = bits >> np.uint32(16)
+        if np.any(bits & np.uint32(0xFFFF)):
+            up = (bits + (np.uint32(0x7FFF) + (upper & np.uint32(1)))) >> np.uint32(16)
+            upper = np.where(np.isnan(bits.view(np.float32)), upper | np.uint32(0x40), up)
+        return upper.astype(np.uint16)
+    with np.errstate(over="ignore"):  # of posits, whose range no dtype is asked to hold
+        return result.astype(dtype_name, copy=False)
 
 
 def _to_kind(data: np.ndarray, like: View) -> Any:
@@ -95,15 +100,30 @@ def _to_kind(data: np.ndarray, like: View) -> Any:
         return tensor.view(torch.bfloat16) if like.dtype_name == "bfloat16" else tensor
     if like.dtype_name == "bfloat16":
         data = data.view(_bfloat16_dtype(like.original))
-    if like.kind == "jax":
-        import jax.numpy as jnp
-
-        return jnp.asarray(data)
-    return data
+    return of_kind(data, like.kind)
 
 
 def _bfloat16_dtype(original: Any) -> np.dtype:
     return np.dtype(original.dtype)
+
+
+def kind_of(x: Any) -> str:
+    """The library an array belongs to: numpy (also lists and scalars), torch or jax."""
+    module = type(x).__module__.partition(".")[0]
+    return "torch" if module == "torch" else "jax" if module in ("jax", "jaxlib") else "numpy"
+
+
+def of_kind(data: np.ndarray, kind: str) -> Any:
+    """A NumPy array as a CPU tensor (sharing memory), a JAX array or itself."""
+    if kind == "torch":
+        import torch
+
+        return torch.from_numpy(data)
+    if kind == "jax":
+        import jax.numpy as jnp
+
+        return jnp.asarray(data)
+    return data
 
 
 def view(x: Any) -> View:
@@ -114,10 +134,9 @@ def view(x: Any) -> View:
     InvalidInput
         For integers, other dtypes, or tensors that are not on the CPU.
     """
-    module = type(x).__module__.partition(".")[0]
-    if module == "torch":
+    kind = kind_of(x)
+    if kind == "torch":
         return _torch_view(x)
-    kind = "jax" if module in ("jax", "jaxlib") else "numpy"
     data = np.asarray(x)
     if kind == "numpy" and not isinstance(x, (np.ndarray, np.generic)) and data.dtype.kind in "iu":
         data = data.astype(np.float64)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidInput
-from . import _floatround, arrays
-from .formats import FloatFormat, load
+from . import _floatround, arrays, tensors
+from .formats import Blocks, FloatFormat, load
 from .policies import resolve
 
 _EXACT_IN = (np.float32, np.float64)
@@ -34,8 +34,9 @@ def round_to(
     Parameters
     ----------
     x : array of float16, bfloat16, float32 or float64, any shape
-        NumPy, PyTorch (CPU) or JAX; the result is of the same kind, shape and dtype. The dtype
-        must be able to hold every value of the format.
+        NumPy, PyTorch or JAX; the result is of the same kind, shape, dtype and device. The dtype
+        must be able to hold every value of the format. A tensor on another device than the CPU
+        is rounded there (see `isoflop.numerics.tensors`).
     format : str or format record
         For example "fp8-e4m3", "bf16", "e3m4", "posit16-es1", "mxfp4", "nvfp4".
     rounding, overflow, nan, random_bits
@@ -58,6 +59,14 @@ def round_to(
     """
     fmt = load(format) if isinstance(format, str) else format
     policy = resolve(rounding, overflow, nan, random_bits, like)
+    if tensors.takes(x):
+        _holds(fmt, tensors.dtype_name(x))
+        return tensors.round_to(x, fmt, policy, seed=seed, random=random, out=out)
+    return round_on_host(x, fmt, policy, seed, random, out, threads)
+
+
+def round_on_host(x, fmt, policy, seed: int, random=None, out=None, threads: int = 1) -> Any:
+    """`round_to` of an array in host memory, its format and policy resolved."""
     view = arrays.view(x)
     if hasattr(fmt, "round_blocks"):
         result = fmt.round_blocks(view.floats(), policy, seed=seed)
@@ -83,10 +92,11 @@ def encode(
     random: Any = None,
     like: str | None = None,
     threads: int = 1,
-) -> np.ndarray:
+) -> Any:
     """Code words of `x` rounded to a scalar format: uint8, uint16, uint32 or uint64, `x`'s shape.
 
-    Parameters as in `round_to`. Pack codes of 1 to 8 bits with `isoflop.numerics.pack`.
+    An array of `x`'s kind on its device; parameters as in `round_to`. Pack codes of 1 to 8 bits
+    with `isoflop.numerics.pack`; block formats have `isoflop.numerics.encode_blocks`.
     """
     fmt = load(format) if isinstance(format, str) else format
     if hasattr(fmt, "round_blocks"):
@@ -94,17 +104,52 @@ def encode(
             f"'{fmt.name}' stores scales beside its codes. Use isoflop.numerics.encode_blocks."
         )
     policy = resolve(rounding, overflow, nan, random_bits, like)
+    if tensors.takes(x):
+        return tensors.encode(x, fmt, policy, seed=seed, random=random)
+    return encode_on_host(x, fmt, policy, seed, random, threads)
+
+
+def encode_on_host(x, fmt, policy, seed: int, random=None, threads: int = 1) -> Any:
+    """`encode` of an array in host memory, its format and policy resolved."""
     view = arrays.view(x)
     flat = _through_float32(view.floats().reshape(-1), policy)
     codes = np.empty(flat.size, dtype=code_dtype(fmt.bits))
     words = _words(random, flat.size)
     _dispatch(flat, fmt, policy, True, codes, seed, words, threads)
-    return codes.reshape(view.shape)
+    return arrays.of_kind(codes.reshape(view.shape), view.kind)
 
 
-def decode(codes: Any, format: Any, *, dtype: Any = np.float32) -> np.ndarray:
-    """Values of an array of code words, as `dtype` (float32 unless told)."""
+def encode_blocks(
+    x: Any,
+    format: Any,
+    *,
+    rounding: str | None = None,
+    random_bits: int | None = None,
+    seed: int = 0,
+) -> Blocks:
+    """Codes, scales, zero points and tensor scale of `x` in a block format (along the last axis).
+
+    A tensor on another device than the CPU is encoded there and its codes and scales stay there.
+    """
     fmt = load(format) if isinstance(format, str) else format
+    if not hasattr(fmt, "encode_blocks"):
+        raise InvalidInput(f"'{fmt.name}' has no block scales. Use isoflop.encode.")
+    policy = resolve(rounding, None, None, random_bits)
+    if tensors.takes(x):
+        return tensors.encode_blocks(x, fmt, policy, seed=seed)
+    return fmt.encode_blocks(arrays.view(x).floats(), policy, seed=seed)
+
+
+def decode(codes: Any, format: Any, *, dtype: Any = np.float32) -> Any:
+    """Values of an array of code words, as `dtype` (float32 unless told), of the codes' kind."""
+    fmt = load(format) if isinstance(format, str) else format
+    if tensors.takes(codes):
+        return tensors.decode(codes, fmt, dtype)
+    return arrays.of_kind(decode_on_host(codes, fmt, dtype), arrays.kind_of(codes))
+
+
+def decode_on_host(codes: Any, fmt: Any, dtype: Any) -> np.ndarray:
+    """`decode` in host memory, as NumPy."""
     words = np.asarray(codes)
     if words.dtype.kind not in "ui":
         raise InvalidInput(f"Codes are {words.dtype}; integers are needed.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +32,8 @@ class Blocks:
     Attributes
     ----------
     codes : np.ndarray
-        Element code words, the tensor's shape.
+        Element code words, the tensor's shape. This and the next two are tensors where the input
+        was a tensor on another device than the CPU.
     scales : np.ndarray
         Block scales as float32, shape (..., blocks per row).
     zero_points : np.ndarray or None
@@ -46,7 +48,7 @@ class Blocks:
     tensor_scale: float
 
     def decode(self) -> np.ndarray:
-        """The values, float32."""
+        """The values, float32, where the codes are."""
         from ..rounding import decode
 
         fmt = self.format
@@ -55,6 +57,9 @@ class Blocks:
         values = decode(self.codes, fmt.element).reshape(shape)
         if self.zero_points is not None:
             values = values - self.zero_points[..., None]
+        if not isinstance(self.codes, np.ndarray):
+            scale = (self.scales * self.tensor_scale)[..., None]  # the scale is a float32's value
+            return (values.to(scale.dtype) * scale).reshape(self.codes.shape)
         scale = (self.scales * np.float32(self.tensor_scale))[..., None]
         return (values.astype(np.float32, copy=False) * scale).reshape(self.codes.shape)
 
@@ -62,12 +67,12 @@ class Blocks:
     def storage_bytes(self) -> int:
         """Bytes of packed codes, scales, zero points and the tensor scale."""
         fmt = self.format
-        rows = self.codes.size // max(self.codes.shape[-1], 1)
+        rows = math.prod(self.codes.shape[:-1])
         code_bytes = rows * -(-self.codes.shape[-1] * fmt.element.bits // 8)
         zero_bytes = rows * -(-self.scales.shape[-1] * fmt.element.bits // 8) * fmt.zero_point
         return (
             code_bytes
-            + self.scales.size * -(-fmt.scale.bits // 8)
+            + math.prod(self.scales.shape) * -(-fmt.scale.bits // 8)
             + zero_bytes
             + (4 * fmt.two_level)
         )
@@ -172,16 +177,21 @@ class BlockFormat:
     # --- scales -------------------------------------------------------------------------------
     def blocked(self, x: np.ndarray) -> np.ndarray:
         """`x` as (..., blocks, block), refusing rows the block does not divide."""
-        if x.ndim == 0 or x.shape[-1] == 0:
+        row = x.shape[-1] if x.ndim else 0
+        block = self.check_row(row)
+        return x.reshape(*x.shape[:-1], row // block, block)
+
+    def check_row(self, row: int) -> int:
+        """The block length in a row of `row` values, refusing rows the block does not divide."""
+        if row == 0:
             raise InvalidInput(f"'{self.name}' needs at least one value along the last axis.")
-        row = x.shape[-1]
         block = self.block or row
         if row % block:
             raise InvalidInput(
                 f"Rows of {row} values do not divide into blocks of {block} ('{self.name}'). "
                 f"Choose a block that divides {row}, or pad the tensor."
             )
-        return x.reshape(*x.shape[:-1], row // block, block)
+        return block
 
     def tensor_scale_of(self, x: np.ndarray) -> np.float32:
         """The tensor-level scale (1 for one-level formats and all-zero tensors)."""

@@ -125,7 +125,8 @@ class FixedFormat:
     def round_into(self, x, policy, codes: bool, out, words) -> None:
         """Round flat `x` into flat `out`, values or codes."""
         _check_nan(x, self.name)
-        scaled = np.ldexp(x.astype(np.float64), self.fraction_bits)
+        with np.errstate(over="ignore"):
+            scaled = np.ldexp(x.astype(np.float64), self.fraction_bits)
         if policy.overflow == "error" and np.any((scaled > self.high) | (scaled < self.low)):
             at = int(np.argmax((scaled > self.high) | (scaled < self.low)))
             raise InvalidInput(f"Element {at} ({x[at]:g}) overflows '{self.name}' ({self.max:g}).")
