@@ -1,127 +1,174 @@
-"""Fit the power model to measured board power: kernels on the H200, decoding on the 64 GB H100.
+"""Fit the power model to one H200 measured under partial and full load.
 
-    python tools/calibrate_power.py --data ../shared/data
+    python tools/calibrate_power.py --data ../shared/data [--measured benchmarks/data/FILE.jsonl]
 
-Kernels under 50 us are left out: board power is sampled far more slowly, so theirs is diluted.
-One shape in five is held out and only reported on. Those kernels run back to back near the
-board limit, so what an underused board draws comes from published serving runs of one model
-(OPT-1.3B); two other models of the same source check it.
+The measured file is what `tools/measure_gpu.py` writes: whole decoding and prompt steps with and
+without pauses between them, and single kernels, each with the mean watts of the board's energy
+counter. Two other sources check the fit and give none of it: the watts column of published
+kernels (back to back, almost all at the board's limit) and published serving runs of three
+models on a 64 GB H100.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from attrs import evolve
 from scipy.optimize import least_squares
 
+from isoflop.cost.features import Batch
+from isoflop.cost.power import Load, PowerParameters, load_power, power_watts, step_load
+from isoflop.cost.step import StepModel
 from isoflop.evidence.predict import serving_load
 from isoflop.evidence.read import read_cases
+from isoflop.hardware import Accelerator, load_accelerator
+from isoflop.models import load_model
+from isoflop.plans import Plan
 
+ROOT = Path(__file__).resolve().parents[1]
 TABLES = "operators/aiconfigurator/h200_sxm"
-OUT = Path(__file__).resolve().parents[1] / "src/isoflop/data/calibrations/power-default.toml"
-IDLE_WATTS, BOARD_WATTS = 76.0, 700.0
-LIGHT_IDLE_WATTS = 70.0
-PEAK_FLOP_PER_S, PEAK_BYTES_PER_S = 989.4e12, 4.8e12
+OUT = ROOT / "src/isoflop/data/calibrations/power-default.toml"
+MEASURED = ROOT / "benchmarks/data/h200-2026-11-27.jsonl"
+BOUNDS = ([0, 0.3, 0, 0], [0.3, 3, 400, 800])
+START = [0.07, 1.5, 100.0, 100.0]
 
 
-def rows(data: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute share, bandwidth share and watts of every kernel longer than 50 us."""
+def measured_loads(path: Path) -> list[tuple[str, Load, float]]:
+    """Suite, load and watts of every row of the measured file that has watts."""
+    step = StepModel(model=load_model("llama-3.1-8b"), plan=Plan(),
+                     device=load_accelerator("h200"))  # fmt: skip
+    found = []
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        if row["suite"] == "idle":
+            load = Load(compute=0.0, memory=0.0)
+        elif row["suite"] == "decode":
+            batch = Batch(decode_sequences=row["batch"], decode_context=row["context"])
+            load = _running(step, batch, row)
+        elif row["suite"] == "prompt":
+            batch = Batch(prefill_sequences=row["batch"], prefill_tokens=row["tokens"],
+                          sampled_rows=np.asarray(float(row["batch"])))  # fmt: skip
+            load = _running(step, batch, row)
+        elif row["suite"] == "power":
+            load = _kernel(step.device, row)
+        else:
+            continue
+        found.append((row["suite"], load, row["watts"]))
+    return found
+
+
+def _running(step: StepModel, batch: Batch, row: dict[str, Any]) -> Load:
+    """Load while the step runs, thinned by the pauses between steps."""
+    load = step_load(step, batch, row["seconds"])
+    share = row["busy"]
+    return Load(compute=load.compute * share, memory=load.memory * share,
+                cache=load.cache * share)  # fmt: skip
+
+
+def _kernel(device: Accelerator, row: dict[str, Any]) -> Load:
+    peak_flop = device.rates.dense_flop_per_s["bf16"]
+    per_s = row["seconds"] * device.memory.bandwidth_bytes_per_s
+    if row["kernel"] == "gemm 8192":
+        return Load(compute=2 * 8192**3 / row["seconds"] / peak_flop, memory=6 * 8192**2 / per_s)
+    if row["kernel"] == "gemm 64x8192x8192":  # eight products a repetition
+        return Load(compute=8 * 2 * 64 * 8192**2 / row["seconds"] / peak_flop,
+                    memory=8 * 2 * 8192**2 / per_s)  # fmt: skip
+    return Load(compute=0.0, memory=row["bytes"] / per_s)
+
+
+def published_kernels(data: Path) -> tuple[Load, np.ndarray]:
+    """Loads and watts of published kernels over 50 us (shorter ones are sampled too slowly)."""
+    device = load_accelerator("h200")
+    peak = device.rates.dense_flop_per_s["bf16"]
     g = pq.read_table(data / TABLES / "gemm/vllm/0.22.0/gemm_perf.parquet").to_pydict()
     a = pq.read_table(
         data / TABLES / "attention/vllm/0.22.0/generation_attention_perf.parquet"
     ).to_pydict()
-    col = {k: np.asarray(v) for k, v in g.items() if k in ("m", "n", "k", "latency", "power")}
     keep = np.asarray(g["gemm_dtype"]) == "bfloat16"
-    m, n, k, t = (col[c][keep].astype(float) for c in ("m", "n", "k", "latency"))
+    m, n, k, t, w = (np.asarray(g[c])[keep].astype(float)
+                     for c in ("m", "n", "k", "latency", "power"))  # fmt: skip
+    bandwidth = device.memory.bandwidth_bytes_per_s
     t = t * 1e-3
-    compute = [2 * m * n * k / t / PEAK_FLOP_PER_S]
-    memory = [2 * (m * n + m * k + n * k) / t / PEAK_BYTES_PER_S]
-    watts, times = [col["power"][keep]], [t]
+    moved = 2 * (m * n + m * k + n * k)
+    parts = [(2 * m * n * k / t / peak, moved / t / bandwidth, 0.0 * t, t, w)]
     keep = (np.asarray(a["kv_cache_dtype"]) == "bfloat16") & (np.asarray(a["window_size"]) == 0)
     names = ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim",
              "latency", "power")  # fmt: skip
-    b, isl, step, heads, kv, dim, t, p = (np.asarray(a[c])[keep].astype(float) for c in names)
+    b, isl, step, heads, kv, dim, t, w = (np.asarray(a[c])[keep].astype(float) for c in names)
     t = t * 1e-3
     tokens = b * (isl + step)
-    compute.append(4 * tokens * heads * dim / t / PEAK_FLOP_PER_S)
-    memory.append(4 * tokens * kv * dim / t / PEAK_BYTES_PER_S)
-    long = np.concatenate([*times, t]) > 50e-6
-    return (
-        np.concatenate(compute)[long], np.concatenate(memory)[long],
-        np.concatenate([*watts, p])[long],
-    )  # fmt: skip
-
-
-def decoding(path: Path, fitted: bool) -> tuple[np.ndarray, ...]:
-    """Busy share, compute share, bytes/s and watts of the published serving runs."""
-    rows = []
-    for case in read_cases(path):
-        if case.engine != "vllm-v0" or case.metric != "power_watts":
-            continue
-        if (case.role == "fit") == fitted:
-            rows.append((*serving_load(case), case.measured))
-    return tuple(np.array(rows).T)
+    memory = 4 * tokens * kv * dim / t / bandwidth
+    parts.append((4 * tokens * heads * dim / t / peak, memory, memory, t, w))
+    compute, memory, cache, seconds, watts = (np.concatenate(c) for c in zip(*parts, strict=True))
+    long = seconds > 50e-6
+    return Load(compute=compute[long], memory=memory[long], cache=cache[long]), watts[long]
 
 
 def main() -> None:
-    """Fit, report the held-out error and write the calibration file."""
+    """Fit, report the errors on sources not fitted and write the calibration file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    data = parser.parse_args().data
-    compute, memory, watts = rows(data)
-    held = np.arange(len(watts)) % 5 == 0
-    published = data / "serving/measurements.csv"
-    light, checked = decoding(published, True), decoding(published, False)
+    parser.add_argument("--measured", type=Path, default=MEASURED)
+    arguments = parser.parse_args()
+    rows = measured_loads(arguments.measured)
+    watts = np.array([w for _, _, w in rows])
+    device = load_accelerator("h200")
 
-    def model(p: np.ndarray, busy: Any, compute: Any, bytes_s: Any, idle: float) -> np.ndarray:
-        span = BOARD_WATTS - idle
-        load = span * (p[0] * busy + p[1] * compute) + p[2] * 1e-12 * bytes_s
-        return idle + np.minimum(span, load)
+    def with_values(x: np.ndarray) -> PowerParameters:
+        return evolve(load_power(), awake=x[0], compute=x[1],
+                      joules_per_byte=x[2] * 1e-12, joules_per_cache_byte=x[3] * 1e-12)  # fmt: skip
 
-    def kernels(p: np.ndarray, sel: np.ndarray) -> np.ndarray:
-        return model(p, 1.0, compute[sel], memory[sel] * PEAK_BYTES_PER_S, IDLE_WATTS)
+    def residuals(x: np.ndarray) -> np.ndarray:
+        p = with_values(x)
+        return np.log([float(power_watts(device, load, p)) for _, load, _ in rows]) - np.log(watts)
 
-    def residuals(p: np.ndarray) -> np.ndarray:
-        first = np.log(kernels(p, ~held) / watts[~held])
-        second = np.log(model(p, *light[:3], LIGHT_IDLE_WATTS) / light[3])
-        return np.concatenate([first / np.sqrt(len(first)), second / np.sqrt(len(second))])
-
-    fit = least_squares(
-        residuals, [0.3, 1.0, 50.0], bounds=([0, 0.3, 0], [1, 1.5, 200]), loss="soft_l1",
-        f_scale=0.05,
-    )  # fmt: skip
-    error = np.abs(kernels(fit.x, held) / watts[held] - 1)
-    constant = np.abs(np.median(watts[~held]) / watts[held] - 1)
-    other = np.abs(model(fit.x, *checked[:3], LIGHT_IDLE_WATTS) / checked[3] - 1)
-    flat = np.abs(np.median(light[3]) / checked[3] - 1)
-    print(f"kernels held out: median {np.median(error):.1%}, constant {np.median(constant):.1%}")
-    print(f"serving of other models: mean {np.mean(other):.1%}, constant {np.mean(flat):.1%}")
-    floor, a, b = (float(f"{v:.4g}") for v in fit.x)
+    fit = least_squares(residuals, START, bounds=BOUNDS, loss="soft_l1", f_scale=0.05)
+    values = [float(f"{v:.3g}") for v in fit.x]
+    p = with_values(np.array(values))
+    error = np.abs(np.expm1(residuals(np.array(values))))
+    print(f"measured rows, fitted: mean {error.mean():.1%}, worst {error.max():.1%}")
+    load, seen = published_kernels(arguments.data)
+    kernels = np.abs(power_watts(device, load, p) / seen - 1)
+    print(f"published kernels: median {np.median(kernels):.1%}, "
+          f"one constant {np.median(np.abs(np.median(seen) / seen - 1)):.1%}")  # fmt: skip
+    serving, flat = _serving(arguments.data, p)
+    print(f"published serving: mean {serving.mean():.1%}, one constant {flat.mean():.1%}")
+    awake, compute, byte, cache = values
     OUT.write_text(
-        f"""floor = {floor}
-compute = {a}
-joules_per_byte = {b * 1e-12:.4g}
-median_error = {np.median(error):.3f}
-rows = {int((~held).sum())}
-source = "watts"
-note = "Board power of kernels over 50 us; a constant fits the same held-out rows to \
-{np.median(constant):.1%}. Serving of models not fitted: mean {np.mean(other):.1%}."
+        f"""awake = {awake}
+compute = {compute}
+joules_per_byte = {byte * 1e-12:.4g}
+joules_per_cache_byte = {cache * 1e-12:.4g}
+median_error = {np.median(np.concatenate([kernels, serving])):.3f}
+rows = {len(rows)}
+source = "own"
+note = "Sources not fitted: published kernels, median {np.median(kernels):.1%} \
+(one constant {np.median(np.abs(np.median(seen) / seen - 1)):.1%}); published serving of three \
+models on another board, mean {serving.mean():.1%} (one constant {flat.mean():.1%})."
 
-[sources.watts]
-title = "ai-dynamo/aiconfigurator measured kernels, H200 SXM, vLLM 0.22.0, power column"
-locator = "commit 095f58a5, gemm_perf and generation_attention_perf"
-date = "2026"
-
-[sources.gap]
-title = "Mind the Memory Gap, published logs (FerranAgulloLopez/vLLMBatchingMemoryGap)"
-locator = "commit a9186347, background/opt-1.3b, median GPU power"
-date = "2025"
+[sources.own]
+title = "One NVIDIA H200 measured with tools/measure_gpu.py, PyTorch 2.11, energy counter"
+locator = "benchmarks/data/{arguments.measured.name}, suites idle, decode, prompt, power"
+date = "2026-11-27"
 """
     )
+
+
+def _serving(data: Path, p: PowerParameters) -> tuple[np.ndarray, np.ndarray]:
+    """Errors on published serving runs, and of the constant that is their own median."""
+    cases = [c for c in read_cases(data / "serving/measurements.csv")
+             if c.metric == "power_watts"]  # fmt: skip
+    seen = np.array([c.measured for c in cases])
+    ours = np.array([float(power_watts(*serving_load(c), p)) for c in cases])
+    for case, watts in zip(cases, ours, strict=True):
+        print(f"  {case.model}, {case.running or case.sequences} running: {watts:.0f} W, "
+              f"measured {case.measured:.0f} W")  # fmt: skip
+    return np.abs(ours / seen - 1), np.abs(np.median(seen) / seen - 1)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from attrs import evolve, field, frozen
 from ..cost.features import Batch
 from ..cost.matrix import roofline_s
 from ..cost.memory import MemoryPolicy, MemoryUse, largest_batch, largest_context, memory_use
-from ..cost.power import power_watts
+from ..cost.power import power_watts, step_load
 from ..cost.step import StepModel
 from ..errors import InvalidInput
 from ..plans import Phase
@@ -163,12 +163,7 @@ def _regimes(step: StepModel, question: Question, fits: int) -> list[dict[str, A
     flop = step.matrix.total("flop", batch)
     moved = step.matrix.total("read", batch) + step.matrix.total("written", batch)
     tokens = n * (1.0 if question.phase == "decode" else question.context)
-    watts = power_watts(
-        step.device,
-        flop / interval.seconds / step.timer.shape.bf16_flop_per_s,
-        moved / interval.seconds / step.device.memory.bandwidth_bytes_per_s,
-        1.0 - np.minimum(split["overhead"] / interval.seconds, 1.0),
-    )
+    watts = power_watts(step.device, step_load(step, batch, interval.seconds))
     price = step.device.price.on_demand_usd_per_hour if step.device.price else None
     rows = []
     for i, b in enumerate(question.batches):

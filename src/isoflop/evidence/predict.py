@@ -13,10 +13,10 @@ from ..cost.engines import load_engine
 from ..cost.features import Batch
 from ..cost.interval import Z90
 from ..cost.memory import MemoryPolicy, cache_bytes, memory_use
-from ..cost.power import power_watts
+from ..cost.power import Load, power_watts, step_load
 from ..cost.step import StepModel
 from ..errors import IsoflopError
-from ..hardware import load_accelerator
+from ..hardware import Accelerator, load_accelerator
 from ..models import load_model
 from ..plans import Plan
 from ..serving.instance import InstanceTables
@@ -36,7 +36,7 @@ METRIC_SIGMA = {
     "prefill_tokens_per_s_per_device": 0.2,
     "prefill_tokens_per_s_total": 0.2,
     "prompt_tokens_per_s": 0.15,
-    "power_watts": 0.2,
+    "power_watts": 0.12,
     "kv_cache_bytes": 0.05,
     "kv_tokens": 0.05,
     "output_tokens_per_s": 0.2,
@@ -196,30 +196,23 @@ def _value(step: StepModel, case: Case, state: SteadyState, j: int, context: flo
 
 def _power(step: StepModel, case: Case, state: SteadyState, j: int, context: float) -> np.ndarray:
     """Mean board power of one device in a steady state."""
-    busy, compute, bytes_per_s = _load(step, case, state, j, context)
-    peak = step.device.memory.bandwidth_bytes_per_s
-    return power_watts(step.device, compute, bytes_per_s / peak, busy)
+    return power_watts(step.device, _load(step, case, state, j, context))
 
 
-def _load(
-    step: StepModel, case: Case, state: SteadyState, j: int, context: float
-) -> tuple[float, float, float]:
-    """Busy share, share of the peak rate and bytes/s: decoding steps and the prompts between."""
+def _load(step: StepModel, case: Case, state: SteadyState, j: int, context: float) -> Load:
+    """How busy the device is: decoding steps and the prompts between."""
     batch = Batch(decode_sequences=float(state.batch[j]), decode_context=context)
-    seconds = float(state.tpot_s[j])
+    load = step_load(step, batch, float(state.tpot_s[j]))
     # Every output token brings prompt/output tokens of prompt with it.
     prompts = 1.0 + case.prompt_tokens / max(case.output_tokens, 1.0)
-    flop = float(step.matrix.total("flop", batch)) * prompts / seconds
-    moved = float(step.matrix.total("read", batch) + step.matrix.total("written", batch))
-    busy = float(step.operator_s(batch).sum()) / seconds
-    return min(busy, 1.0), flop / step.timer.shape.bf16_flop_per_s, moved / seconds
+    return evolve(load, compute=load.compute * prompts)
 
 
-def serving_load(case: Case) -> tuple[float, float, float]:
-    """Busy share, share of peak compute and bytes/s that one serving case asks of its device."""
+def serving_load(case: Case) -> tuple[Accelerator, Load]:
+    """The device of one serving case and how busy it keeps it."""
     step = _instance(case.model, case.device, case.engine, case.plan)
     state, context = _states(step, [case], case.mode)
-    return _load(step, case, state, 0, float(context[0]))
+    return step.device, _load(step, case, state, 0, float(context[0]))
 
 
 def _capacity(step: StepModel, case: Case) -> float:

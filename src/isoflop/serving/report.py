@@ -9,7 +9,7 @@ import numpy as np
 from attrs import evolve, field, frozen
 
 from ..cost.features import Array, Batch
-from ..cost.power import power_watts
+from ..cost.power import Load, power_watts, step_load
 from .loop.records import (
     BATCH_S,
     BIN_LOW,
@@ -344,24 +344,11 @@ def _bounds(server: Server, total: dict[int, float], count: dict[int, int]) -> d
 def _watts(
     server: Server, total: dict[int, float], count: dict[int, int], device_s: float
 ) -> float:
-    """Mean board power: idle outside steps, at the mean step's load inside."""
+    """Mean board power: awake but idle outside steps, at the mean step's load inside."""
     step = server.step
     device = step.device
     watts = 0.0
     for weight, batch in _points(server, total, count):
-        seconds = float(step.step_s(batch))
-        flop = float(step.matrix.total("flop", batch)) / seconds
-        moved = (
-            float(step.matrix.total("read", batch) + step.matrix.total("written", batch)) / seconds
-        )
-        rate, _ = device.matrix_rate(step.plan.formats.of("weights"))
-        kernels = step.engine.scale(device.family) * float(step.operator_s(batch).sum())
-        load = power_watts(
-            device,
-            flop / rate,
-            moved / device.memory.bandwidth_bytes_per_s,
-            min(1.0, kernels / seconds),
-        )
-        watts += weight * float(load)
+        watts += weight * float(power_watts(device, step_load(step, batch)))
     busy = min(1.0, total[BUSY] / max(device_s, 1e-12) * server.share)
-    return busy * watts + (1.0 - busy) * device.power.idle_watts
+    return busy * watts + (1.0 - busy) * float(power_watts(device, Load(compute=0.0, memory=0.0)))

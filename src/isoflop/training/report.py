@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from attrs import evolve, frozen
 
-from ..cost.power import power_watts
+from ..cost.power import Load, power_watts
 from ..errors import DoesNotFit, InvalidPlan, IsoflopError
 from ..hardware import Accelerator, Cluster
 from ..units import show_bytes, show_s
@@ -213,7 +213,7 @@ def describe_plan(
     rates = device.rates.dense_flop_per_s
     peak = rates.get("bf16") or rates.get("fp16") or max(rates.values())
     hardware = float(step.hardware_flop[0]) / seconds / peak
-    watts = float(power_watts(device, min(1.0, hardware), MEMORY_BUSY))
+    watts = float(power_watts(device, Load(compute=min(1.0, hardware), memory=MEMORY_BUSY)))
     return PlanReport(
         job=job, recipe=recipe, device=device, count=count, plan=plan, step_s=seconds,
         step_parts={k: float(v[0]) for k, v in step.parts.items()},

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...cost.features import Batch
 from ...cost.matrix import roofline_s
-from ...cost.power import power_watts
+from ...cost.power import at_clock, power_watts, step_load
 from ...cost.step import StepModel
 from ...errors import InvalidInput
 from ..method import Method, MethodReport
@@ -99,14 +99,8 @@ def _slower(step: StepModel, batch: Batch, clock: float) -> float:
 def _watts(step: StepModel, batch: Batch, clock: float) -> float:
     """Board power of a step at a share of the clock."""
     _, seconds = _parts(step, batch)
-    seconds *= _slower(step, batch, clock)
-    rate, _ = step.device.matrix_rate(step.plan.formats.of("weights"))
-    flop = float(step.matrix.total("flop", batch)) / seconds
-    moved = float(step.matrix.total("read", batch) + step.matrix.total("written", batch)) / seconds
-    bandwidth = step.device.memory.bandwidth_bytes_per_s
-    # Energy per FLOP falls with voltage; memory keeps its clock.
-    load = flop / rate * clock ** (CLOCK_POWER - 1.0)
-    return float(power_watts(step.device, load, moved / bandwidth))
+    load = step_load(step, batch, seconds * _slower(step, batch, clock))
+    return float(power_watts(step.device, at_clock(load, clock, CLOCK_POWER)))
 
 
 METHOD = PowerCap()

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from ...cost.features import Array, Batch
 from ...cost.matrix import roofline_s
-from ...cost.power import power_watts
+from ...cost.power import at_clock, power_watts, step_load
 from ...cost.step import StepModel
 from ...errors import InvalidInput
 from ..loop.records import N_LOG
@@ -145,12 +145,8 @@ def _step_levels(
     share = np.where(bound, times, 0.0).sum(axis=0) / times.sum(axis=0)
     pace = 1.0 - share + share / clock
     seconds = step.step_s(batch) * pace
-    rate, _ = step.device.matrix_rate(step.plan.formats.of("weights"))
-    flop = step.matrix.total("flop", batch) / seconds / rate * clock ** (CLOCK_POWER - 1.0)
-    moved = step.matrix.total("read", batch) + step.matrix.total("written", batch)
-    bandwidth = step.device.memory.bandwidth_bytes_per_s
-    busy = np.minimum(times.sum(axis=0) / seconds, 1.0)
-    return power_watts(step.device, flop, moved / seconds / bandwidth, busy), pace
+    load = at_clock(step_load(step, batch, seconds), clock, CLOCK_POWER)
+    return power_watts(step.device, load), pace
 
 
 def _binned(seconds: Array, start: Array, length: Array, value: Array) -> Array:
