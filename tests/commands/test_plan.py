@@ -44,6 +44,13 @@ def test_json_round_trips_the_plan(capsys):
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "ep8"], "no experts"),
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "warp9"], "not understood"),
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "zero7"], "zero"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,layers=8/8/8/9"], "33 layers"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,layers=8/8/16"], "3 stages"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,vpp2,first7"], "one chunk"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,first7,balanced"], "not two"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,full9"], "fullest has 8"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "alternate,full2"], "alternate"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,dualpipe,mb16"], "DualPipe"),
         (["llama-3.1-405b", "--on", "8xh100-sxm"], "leanest"),
         (["llama-3.1-70b", "--on", "8xh100-sxm", "--plan", "tp1,mb1,zero0"], "usable"),
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--tokens", "soon"], "tokens"),
@@ -83,6 +90,37 @@ def test_a_chart_is_written_whole(tmp_path, capsys):
     path = tmp_path / "plan.svg"
     run(capsys, "gpt3-1.3b", "--on", "8xdgx-a100", "--plot", str(path))
     assert path.read_text().startswith("<svg")
+
+
+def test_memory_over_the_step_peaks_at_the_closed_form(capsys):
+    out = json.loads(run(capsys, "llama-3.1-8b", "--on", "8xdgx-h100", "--json", "--plan",
+                         "pp4,mb1,zero1,full3,first7,last7"))  # fmt: skip
+    line = out["memory_timeline"]
+    assert line["peak_bytes"] == pytest.approx(out["memory_bytes"])
+    assert max(line["total_bytes"]) == line["peak_bytes"]
+    assert out["stage_layers"] == [7, 9, 9, 7]
+    assert sum(out["step_phases_s"].values()) == pytest.approx(out["step_s"], rel=0.03)
+
+
+def test_the_chart_shows_pipeline_memory_over_the_step_and_front(tmp_path, capsys):
+    pytest.importorskip("altair")
+    path = tmp_path / "plan.html"
+    run(capsys, "llama-3.1-8b", "--on", "8xdgx-h100", "--batch", "256K", "--plot", str(path))
+    page = path.read_text()
+    for title in ("Pipeline, ", "Memory over the step", "Plans no other beats"):
+        assert title in page
+
+
+def test_balanced_stages_are_no_slower(capsys):
+    def step(layout: str) -> dict:
+        return json.loads(run(capsys, "deepseek-v3", "--on", "512xdgx-h100", "--json", "--plan",
+                              f"pp16,ep32,mb1,zero1,{layout}"))  # fmt: skip
+
+    even, balanced = step("full"), step("full,balanced")
+    assert balanced["step_s"] < even["step_s"]
+    assert sum(balanced["stage_layers"]) == 61
+    assert balanced["stage_layers"][-1] < max(balanced["stage_layers"])
+    assert parse_training_plan(balanced["plan"]).layers == tuple(balanced["stage_layers"])
 
 
 def test_offload_makes_room():

@@ -47,7 +47,7 @@ def schedules(
     plot
         Draw the timelines: .svg, .png or .html.
     """
-    from ..errors import InvalidInput
+    from ..errors import InvalidInput, InvalidPlan
     from ..training.schedule import StageTimes, find_schedule, schedule_names
     from ._output import console, print_json, table
 
@@ -58,25 +58,35 @@ def schedules(
         raise InvalidInput(f"The transfer time is {transfer}; it must be zero or more.")
     t = StageTimes(forward_s=forward, backward_s=backward, weight_s=weight)
     rows, lines = [], {}
+    absent = []
     for name in schedule_names():
         schedule = find_schedule(name)
         v = chunks if name == "interleaved" else 1
-        line = schedule.run([t] * stages, micro_batches, chunks=v, transfer_s=transfer)
+        try:
+            line = schedule.run([t] * stages, micro_batches, chunks=v, transfer_s=transfer)
+        except InvalidPlan as error:
+            absent.append({"schedule": name, "reason": str(error)})
+            continue
         lines[name] = line
         rows.append({"schedule": name, "total_s": line.total_s,
                      "closed_form_s": schedule.closed_form_s(stages, micro_batches, v, t),
                      "bubble": line.bubble, "peak_in_flight": max(line.peak_in_flight),
                      "reference": schedule.reference})  # fmt: skip
+    if not rows:
+        raise InvalidPlan(absent[0]["reason"])
     if json:
-        print_json(rows)
+        print_json(rows + absent)
     else:
         shown = [[r["schedule"], f"{r['total_s']:.4g}", f"{r['closed_form_s']:.4g}",
-                  f"{r['bubble']:.1%}", f"{r['peak_in_flight']:.3g}", r["reference"]]
+                  f"{r['bubble']:.1%}", f"{r['peak_in_flight']:.3g}",
+                  r["reference"].split(", arXiv ")[-1]]
                  for r in rows]  # fmt: skip
         title = f"{stages} stages, {micro_batches} micro-batches"
-        columns = ["schedule", "step", "closed form", "bubble", "most in flight", "paper"]
+        columns = ["schedule", "step", "closed form", "bubble", "most in flight", "arXiv"]
         console().print(table(title, columns, shown))
         console().print("Closed forms hold for even stages and free transfers.")
+        for r in absent:
+            console().print(f"{r['schedule']} is left out: {r['reason']}")
     if plot is not None:
         from ..plots.chart import save
         from ..plots.pipeline import chart

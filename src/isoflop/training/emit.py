@@ -6,6 +6,7 @@ import json
 
 from ..errors import InvalidInput
 from .plan import Recipe, TrainingJob, TrainingPlan
+from .stages import stage_list
 
 FRAMEWORKS = ("megatron", "torchtitan", "deepspeed")
 
@@ -47,6 +48,7 @@ def _megatron(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
     if plan.virtual > 1:
         per = -(-job.model.depth // (plan.pipeline * plan.virtual))
         args.append(f"--num-layers-per-virtual-pipeline-stage {per}")
+    args += _megatron_stages(job, plan)
     if plan.sequence_parallel:
         args.append("--sequence-parallel")
     if plan.zero in (1, 2):
@@ -57,11 +59,33 @@ def _megatron(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
     if plan.recompute == "full":
         args += ["--recompute-granularity full", "--recompute-method uniform",
                  "--recompute-num-layers 1"]  # fmt: skip
+    elif plan.full_layers and plan.recompute == "none":
+        args += ["--recompute-granularity full", "--recompute-method block",
+                 f"--recompute-num-layers {plan.full_layers}"]  # fmt: skip
+    elif plan.full_layers:
+        raise InvalidInput(
+            "Megatron-LM recomputes some layers whole beside no recomputation, not beside the "
+            f"selective kind; leave selective out of {plan.describe()}."
+        )
     elif plan.recompute in ("selective", "alternate"):
         args.append("--recompute-granularity selective")
     args.append("--fp8-format e4m3" if "fp8" in recipe.format else f"--{recipe.format}")
     args += ["--tp-comm-overlap"] if recipe.overlap_tensor and plan.tensor > 1 else []
     return " \\\n  ".join(args)
+
+
+def _megatron_stages(job: TrainingJob, plan: TrainingPlan) -> list[str]:
+    """Layers of the first and last stage, between which the framework spreads the rest evenly."""
+    if not plan.uneven:
+        return []
+    layers = stage_list(plan, job.model.depth)
+    if len(set(layers[1:-1])) > 1:
+        raise InvalidInput(
+            f"Megatron-LM has one number of layers for all stages but the first and the last; "
+            f"{'/'.join(map(str, layers))} has several. Give first and last only."
+        )
+    return [f"--decoder-first-pipeline-num-layers {layers[0]}",
+            f"--decoder-last-pipeline-num-layers {layers[-1]}"]  # fmt: skip
 
 
 def _torchtitan(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:

@@ -24,7 +24,8 @@ from .. import parameters
 from ..cost.features import Array
 from ..hardware import Accelerator
 from ..models import FeedForward, Mixer, ModelSpec
-from .plan import RECOMPUTE, SCHEDULES, Plans, Recipe, TrainingJob
+from .plan import RECOMPUTE, Plans, Recipe, TrainingJob
+from .stages import DUALPIPE, GPIPE, corner_stages, in_flight_at, layers_at, uneven
 
 CONTEXT_BYTES = 1.2e9
 """Driver context, communicator buffers and kernels' workspaces of a CUDA process; estimate."""
@@ -152,8 +153,11 @@ def _second(hidden: int, m: Mixer, f: FeedForward, recipe: Recipe) -> float:
     return eager + core + 0.5 * (projections + 2.0 * (gates * f.inner + m.heads * v_dim))
 
 
-def layer_activation_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
-    """Bytes one average layer keeps per micro-batch, recomputation included (equations 1 to 6)."""
+def kept_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> tuple[Array, Array]:
+    """Bytes a layer keeps per micro-batch under the plan's recomputation, and one recomputed whole.
+
+    Korthikanti et al. 2022, equations 1 to 6.
+    """
     s = layer_shape(job.model, recipe)
     tokens = plans.micro_batch * job.sequence_tokens / plans.context
     tp = plans.tensor.astype(float)
@@ -163,21 +167,26 @@ def layer_activation_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Ar
     inputs = 2.0 * s.hidden / np.where(plans.sequence_parallel, tp, 1.0)
     second = inputs + s.second / tp + s.routed / plans.expert_tensor / 2.0
     kept = np.where(plans.recompute == ALTERNATE, np.minimum(second, kept), kept)
-    return tokens * np.where(plans.recompute == FULL, inputs, kept)
+    return tokens * np.where(plans.recompute == FULL, inputs, kept), tokens * inputs
+
+
+def stage_activation_bytes(
+    job: TrainingJob, recipe: Recipe, plans: Plans, layers: Array
+) -> Array:  # fmt: skip
+    """Bytes a stage of `layers` layers keeps per micro-batch."""
+    kept, inputs = kept_bytes(job, recipe, plans)
+    return layers * kept - np.minimum(plans.full_layers, layers) * (kept - inputs)
+
+
+def layer_activation_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
+    """Bytes one average layer of the fullest stage keeps per micro-batch."""
+    layers = stage_layers(job, recipe, plans)
+    return stage_activation_bytes(job, recipe, plans, layers) / layers
 
 
 def in_flight(plans: Plans, micro_batches: Array) -> Array:
-    """Micro-batches whose activations the first stage holds at once, in whole stages.
-
-    GPipe keeps all; 1F1B at most one per stage (Narayanan et al. 2021); interleaving
-    1 + (p-1)/(p v) times as many (Korthikanti et al. 2022, section 4.2.3); DualPipe p + 1
-    (DeepSeek-V3, table 2).
-    """
-    p, v = plans.pipeline.astype(float), plans.virtual.astype(float)
-    most = p * np.where(v > 1, 1.0 + (p - 1.0) / (p * v), 1.0)
-    most = np.where(plans.schedule == SCHEDULES.index("dualpipe"), p + 1.0, most)
-    most = np.where(plans.schedule == SCHEDULES.index("gpipe"), micro_batches, most)
-    return np.minimum(most, micro_batches * np.where(v > 1, 1.0 + (p - 1.0) / (p * v), 1.0))
+    """Micro-batches whose activations the first stage holds at once, in whole stages."""
+    return in_flight_at(plans, micro_batches, np.zeros_like(plans.pipeline))
 
 
 def micro_batches(job: TrainingJob, plans: Plans) -> Array:
@@ -185,10 +194,14 @@ def micro_batches(job: TrainingJob, plans: Plans) -> Array:
     return job.global_batch / (plans.data * plans.micro_batch).astype(float)
 
 
-def stage_parameters(job: TrainingJob, recipe: Recipe, plans: Plans) -> tuple[Array, Array]:
-    """Parameters on one device of the fullest stage: dense (data ranks share), experts."""
+def stage_parameters(
+    job: TrainingJob, recipe: Recipe, plans: Plans, layers: Array | None = None
+) -> tuple[Array, Array]:
+    """Parameters on one device: dense (data ranks share), experts; of the fullest stage or one of
+    `layers` layers."""
     s = layer_shape(job.model, recipe)
-    tp, layers = plans.tensor.astype(float), stage_layers(job, recipe, plans)
+    tp = plans.tensor.astype(float)
+    layers = stage_layers(job, recipe, plans) if layers is None else layers
     outside = np.where(plans.pipeline == 1, s.embedding + s.head, max(s.embedding, s.head)) / tp
     dense = layers * (s.split / tp + s.replicated) + outside
     experts = layers * s.experts / (plans.expert * plans.expert_tensor)
@@ -202,14 +215,79 @@ def stage_layers(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
     even = np.ceil(depth / chunks - 1e-9) * plans.virtual
     # Where layers do not divide, embedding and head each take a layer's place.
     balanced = np.ceil((depth + 2.0) / chunks - 1e-9) * plans.virtual
-    uneven = (depth % chunks) > 0
-    return np.where(uneven & ((depth + 2) % chunks == 0), balanced, np.minimum(even, depth))
+    indivisible = (depth % chunks) > 0
+    out = np.where(
+        indivisible & ((depth + 2) % chunks == 0), balanced, np.minimum(even, depth)
+    )  # fmt: skip
+    own = uneven(plans)
+    if own.any():
+        part = plans.take(own)
+        corners = corner_stages(part, job.model.depth)
+        out[own] = np.max([layers_at(part, job.model.depth, s) for s in corners], axis=0)
+    return out
 
 
 def memory_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Array]:
     """Peak bytes of the fullest device by part (see PARTS); arrays of the plans' shape."""
+    count = micro_batches(job, plans)
+    layers = stage_layers(job, recipe, plans)
+    flying = in_flight_at(plans, count, np.zeros_like(plans.pipeline))
+    parts = _parts(job, recipe, plans, layers, flying)
+    # The last stage holds fewer micro-batches in flight, and their logits.
+    fewer = flying - in_flight_at(plans, count, plans.pipeline - 1)
+    each = stage_activation_bytes(job, recipe, plans, layers)
+    parts["logits"] = np.maximum(0.0, logit_bytes(job, recipe, plans, count) - fewer * each)
+    own = uneven(plans)
+    if own.any():
+        worst = _uneven_parts(job, recipe, plans.take(own))
+        for name, values in worst.items():
+            parts[name][own] = values
+    return parts
+
+
+def logit_bytes(job: TrainingJob, recipe: Recipe, plans: Plans, count: Array) -> Array:
+    """Bytes of the logits that the last stage holds at once."""
     s = layer_shape(job.model, recipe)
-    dense, experts = stage_parameters(job, recipe, plans)
+    tokens = plans.micro_batch * job.sequence_tokens / plans.context
+    held = np.where((plans.schedule == GPIPE) & (plans.pipeline > 1), count, 1.0)
+    return held * recipe.logit_bytes * tokens * s.vocab / plans.tensor
+
+
+def stage_parts(
+    job: TrainingJob, recipe: Recipe, plans: Plans, stage: Array
+) -> dict[str, Array]:  # fmt: skip
+    """Peak bytes by part of one stage, counted from 0, of each plan.
+
+    Stages of plans that do not say how many layers theirs have count as the fullest.
+    """
+    count = micro_batches(job, plans)
+    own = layers_at(plans, job.model.depth, stage).astype(float)
+    layers = np.where(uneven(plans), own, stage_layers(job, recipe, plans))
+    parts = _parts(job, recipe, plans, layers, in_flight_at(plans, count, stage))
+    # Under DualPipe the first device holds the last stage of the other direction.
+    last = (stage == plans.pipeline - 1) | ((plans.schedule == DUALPIPE) & (stage == 0))
+    parts["logits"] = np.where(last, logit_bytes(job, recipe, plans, count), 0.0)
+    return parts
+
+
+def _uneven_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Array]:
+    """Parts of the fullest stage where stages differ."""
+    best: dict[str, Array] = {}
+    most = np.full(len(plans), -1.0)
+    for stage in corner_stages(plans, job.model.depth):
+        parts = stage_parts(job, recipe, plans, stage)
+        total = total_bytes(parts)
+        best = {k: np.where(total > most, v, best.get(k, 0.0)) for k, v in parts.items()}
+        most = np.maximum(most, total)
+    return best
+
+
+def _parts(
+    job: TrainingJob, recipe: Recipe, plans: Plans, layers: Array, flying: Array
+) -> dict[str, Array]:  # fmt: skip
+    """Bytes by part of a stage of `layers` layers with `flying` micro-batches; no logits yet."""
+    s = layer_shape(job.model, recipe)
+    dense, experts = stage_parameters(job, recipe, plans, layers)
     tp = plans.tensor.astype(float)
     ranks = plans.shard.astype(float)
     expert_ranks = np.maximum(ranks * tp / (plans.expert * plans.expert_tensor), 1.0)
@@ -224,28 +302,36 @@ def memory_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Ar
     weights = np.where((plans.zero == 3) & sharded_weights, 0.0, shared(2.0, 3))
     away = recipe.offload != "none" or recipe.adapters
     state = np.zeros(len(plans)) if away else shared(recipe.state_bytes, 1)
-    layer = layer_activation_bytes(job, recipe, plans)
-    flying = in_flight(plans, micro_batches(job, plans))
-    layers = stage_layers(job, recipe, plans)
     tokens = plans.micro_batch * job.sequence_tokens / plans.context
-    last = (plans.pipeline == 1) | (flying <= 1)
-    logits = recipe.logit_bytes * tokens * s.vocab / tp
-    logits = np.where(last, logits, np.maximum(0.0, logits - (flying - 1) * layers * layer))
     # DualPipe keeps two stages' weights on every device (DeepSeek-V3, table 2).
-    weights = weights * np.where(plans.schedule == SCHEDULES.index("dualpipe"), 2.0, 1.0)
+    weights = weights * np.where(plans.schedule == DUALPIPE, 2.0, 1.0)
     return {
         "weights": weights,
         "gradients": shared(0.0 if recipe.adapters else recipe.gradient_bytes, 2),
         "optimizer": state,
-        "activations": layer * layers * flying,
-        "logits": logits,
-        "transient": _transient(job, recipe, plans, s, tokens),
-        "reserve": np.full(len(plans), 0.0),
+        "activations": stage_activation_bytes(job, recipe, plans, layers) * flying,
+        "logits": np.zeros(len(plans)),
+        "transient": _transient(job, recipe, plans, s, tokens, layers),
+        "reserve": np.zeros(len(plans)),
     }
 
 
+def gathered_bytes(
+    job: TrainingJob, recipe: Recipe, plans: Plans, layers: Array | None = None
+) -> Array:
+    """Weights gathered in a forward pass under ZeRO-3; 0 for others."""
+    s = layer_shape(job.model, recipe)
+    tp = plans.tensor.astype(float)
+    per_layer = s.split / tp + s.replicated + s.experts / (plans.expert * plans.expert_tensor)
+    outside = np.where(plans.pipeline == 1, s.embedding + s.head, max(s.embedding, s.head)) / tp
+    dense, experts = stage_parameters(job, recipe, plans, layers)
+    passing = 2.0 * (PREFETCHED_LAYERS * per_layer + outside)
+    held = np.where(plans.pipeline > 1, 2.0 * (dense + experts), passing)
+    return np.where(plans.zero == 3, held, 0.0)
+
+
 def _transient(
-    job: TrainingJob, recipe: Recipe, plans: Plans, s: LayerShape, tokens: Array
+    job: TrainingJob, recipe: Recipe, plans: Plans, s: LayerShape, tokens: Array, layers: Array
 ) -> Array:
     """Gathered weights under ZeRO-3, the layer being recomputed, gradients before they are added.
 
@@ -254,16 +340,15 @@ def _transient(
     """
     tp = plans.tensor.astype(float)
     per_layer = s.split / tp + s.replicated + s.experts / (plans.expert * plans.expert_tensor)
-    outside = np.where(plans.pipeline == 1, s.embedding + s.head, max(s.embedding, s.head)) / tp
-    gathered = 2.0 * (PREFETCHED_LAYERS * per_layer + outside) + 2.0 * per_layer
     # A pipeline keeps gathered weights and unreduced gradients between micro-batches.
-    dense, experts = stage_parameters(job, recipe, plans)
-    kept = (2.0 + recipe.gradient_bytes) * (dense + experts)
-    gathered = np.where(plans.pipeline > 1, kept, gathered)
+    dense, experts = stage_parameters(job, recipe, plans, layers)
+    gathered = gathered_bytes(job, recipe, plans, layers) + np.where(
+        plans.pipeline > 1, recipe.gradient_bytes * (dense + experts), 2.0 * per_layer
+    )
     whole = s.whole / np.where(plans.sequence_parallel, tp, 1.0)
     again = tokens * (whole + s.sharded / tp + s.scores * job.sequence_tokens / tp
                       + s.routed / plans.expert_tensor)  # fmt: skip
-    again = np.where(plans.recompute >= ALTERNATE, again, 0.0)
+    again = np.where((plans.recompute >= ALTERNATE) | (plans.full_layers > 0), again, 0.0)
     pending = (4.0 * s.largest + 2.0 * s.head) / tp
     # Sequence parallelism gathers the inputs of both halves of a layer, and their gradients.
     again = again + np.where(plans.sequence_parallel, SP_COPIES * 2.0 * s.hidden * tokens, 0.0)

@@ -28,6 +28,9 @@ RECOMPUTE = get_args(Recompute)
 """none; selective: the attention core (Korthikanti et al. 2022); alternate: everything but
 attention's output and every second product's (torchtitan's per-operator option); full: layers."""
 
+FROM_ZERO = ("zero", "shard", "full_layers", "first", "last")
+"""Fields of a plan that may be 0."""
+
 OPTIMIZER_BYTES = {"adam": 8.0, "adam8bit": 2.0, "adafactor": 0.0, "muon": 4.0, "sgd": 4.0}
 """State bytes per parameter besides the master weight: two fp32 moments; two 8-bit moments
 (Dettmers et al. 2022; block scales under 0.1% left out); factored moments, which are vectors
@@ -146,6 +149,16 @@ class TrainingPlan:
         ZeRO stage: 1 shards optimizer state over data ranks, 2 gradients too, 3 weights too.
     shard : int
         Ranks that ZeRO shards over (hybrid sharding); 0: all data ranks.
+    full_layers : int
+        Layers of every stage that are recomputed whole where `recompute`, none or selective, holds
+        for the others (Megatron-LM's block method); 0: none.
+    first, last : int
+        Layers of the first and the last stage, the rest spread over those between; 0: spread too.
+    layers : tuple of int
+        Layers of every stage, instead of first and last; empty: spread evenly.
+    balanced : bool
+        Ask for the layers that make the slowest stage quickest, head included; pricing the plan
+        (`isoflop.training.report.describe_plan`) fills them in.
     """
 
     tensor: int = 1
@@ -161,11 +174,16 @@ class TrainingPlan:
     recompute: Recompute = "none"
     schedule: Schedule = "1f1b"
     sequence_parallel: bool = False
+    full_layers: int = 0
+    first: int = 0
+    last: int = 0
+    layers: tuple[int, ...] = ()
+    balanced: bool = False
 
     def __attrs_post_init__(self) -> None:
         for field in attrs.fields(TrainingPlan):
             value = getattr(self, field.name)
-            low = 0 if field.name in ("zero", "shard") else 1
+            low = 0 if field.name in FROM_ZERO else 1
             if field.type == "int" and (value < low or (field.name == "zero" and value > 3)):
                 raise InvalidPlan(
                     f"The plan's {field.name.replace('_', ' ')} is {value}; it must be "
@@ -176,6 +194,36 @@ class TrainingPlan:
                 f"{self.virtual} virtual stages need a pipeline; the plan has one stage. "
                 "Use vpp1 or a pipeline degree above 1."
             )
+        if self.full_layers and self.recompute not in ("none", "selective"):
+            raise InvalidPlan(
+                f"full{self.full_layers} recomputes that many layers of a stage beside none or "
+                f"selective recomputation, not beside {self.recompute}. Name one of the two."
+            )
+        self._check_stages()
+
+    def _check_stages(self) -> None:
+        """Raise `InvalidPlan` where uneven stages contradict the pipeline."""
+        if not self.uneven:
+            return
+        if self.pipeline == 1 or self.virtual > 1 or self.schedule == "dualpipe":
+            raise InvalidPlan(
+                "Stages of unequal size need a pipeline of one chunk per stage and one direction: "
+                "a pp above 1, no vpp, and another schedule than dualpipe."
+            )
+        if bool(self.layers) + bool(self.first or self.last) + self.balanced > 1:
+            raise InvalidPlan(
+                "Give first and last, or the layers of every stage, or balanced; not two of them."
+            )
+        if self.layers and (len(self.layers) != self.pipeline or min(self.layers) < 1):
+            raise InvalidPlan(
+                f"The list of layers names {len(self.layers)} stages; the pipeline has "
+                f"{self.pipeline}, each with at least one layer."
+            )
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the plan says how many layers its stages have."""
+        return bool(self.first or self.last or self.layers or self.balanced)
 
     @property
     def devices(self) -> int:
@@ -193,6 +241,10 @@ class TrainingPlan:
         parts += [f"mb{self.micro_batch}", f"zero{self.zero}"]
         parts += [f"shard{self.shard}"] if self.shard else []
         parts += [self.recompute] if self.recompute != "none" else []
+        parts += [f"{k}{v}" for k, v in (("full", self.full_layers), ("first", self.first),
+                                         ("last", self.last)) if v]  # fmt: skip
+        parts += ["balanced"] if self.balanced else []
+        parts += ["layers=" + "/".join(map(str, self.layers))] if self.layers else []
         default = "interleaved" if self.virtual > 1 else "1f1b"
         parts += [self.schedule] if self.pipeline > 1 and self.schedule != default else []
         return ",".join(parts)
@@ -201,7 +253,7 @@ class TrainingPlan:
 _KEYS = {
     "tp": "tensor", "pp": "pipeline", "dp": "data", "cp": "context", "ep": "expert",
     "etp": "expert_tensor", "mb": "micro_batch", "vpp": "virtual", "zero": "zero",
-    "shard": "shard",
+    "shard": "shard", "full": "full_layers", "first": "first", "last": "last",
 }  # fmt: skip
 
 
@@ -216,8 +268,12 @@ def parse_training_plan(text: str) -> TrainingPlan:
     values: dict[str, object] = {}
     for part in filter(None, re.split(r"[,\s]+", text.strip().lower())):
         match = re.fullmatch(r"([a-z]+)=?(\d{1,6})", part)
-        if part == "sp":
+        if re.fullmatch(r"layers=\d{1,4}(/\d{1,4})*", part):
+            values["layers"] = tuple(int(n) for n in part.removeprefix("layers=").split("/"))
+        elif part == "sp":
             values["sequence_parallel"] = True
+        elif part == "balanced":
+            values["balanced"] = True
         elif part in RECOMPUTE:
             values["recompute"] = part
         elif part in SCHEDULES:
@@ -227,8 +283,9 @@ def parse_training_plan(text: str) -> TrainingPlan:
         else:
             raise InvalidPlan(
                 f"'{part}' in the plan '{text}' is not understood. Write degrees such as "
-                f"{', '.join(f'{k}2' for k in _KEYS)}, sp, one of {', '.join(RECOMPUTE)} and one "
-                f"of {', '.join(SCHEDULES)}."
+                f"{', '.join(f'{k}2' for k in _KEYS)}, layers=8/8/7/7, balanced, sp, one of "
+                f" "
+                f"{', '.join(RECOMPUTE)} and one of {', '.join(SCHEDULES)}."
             )
     if values.get("virtual", 1) != 1 and "schedule" not in values:
         values["schedule"] = "interleaved"
@@ -257,7 +314,8 @@ def fill_data(plan: TrainingPlan, devices: int) -> TrainingPlan:
 class Plans:
     """Many plans: one integer array per field of `TrainingPlan`, all of one shape.
 
-    `recompute` and `schedule` index RECOMPUTE and SCHEDULES; `shard` is filled in.
+    `recompute` and `schedule` index RECOMPUTE and SCHEDULES; `shard` is filled in. `stages` holds
+    the explicit layers of each stage, shape (plans, most stages), zero where a plan gives none.
     """
 
     tensor: Array
@@ -273,11 +331,19 @@ class Plans:
     recompute: Array
     schedule: Array
     sequence_parallel: Array
+    full_layers: Array
+    first: Array
+    last: Array
+    stages: Array
 
     @classmethod
     def of(cls, plans: Sequence[TrainingPlan]) -> Plans:
         """Single plans side by side."""
-        columns = {f.name: np.array([getattr(p, f.name) for p in plans]) for f in attrs.fields(cls)}
+        names = [f.name for f in attrs.fields(cls) if f.name != "stages"]
+        columns = {name: np.array([getattr(p, name) for p in plans]) for name in names}
+        columns["stages"] = np.zeros((len(plans), max((len(p.layers) for p in plans), default=0)))
+        for row, p in zip(columns["stages"], plans, strict=True):
+            row[: len(p.layers)] = p.layers
         columns["recompute"] = np.array([RECOMPUTE.index(p.recompute) for p in plans])
         columns["schedule"] = np.array([SCHEDULES.index(p.schedule) for p in plans])
         columns["shard"] = np.array([p.shard or p.data * p.context for p in plans])
@@ -292,11 +358,13 @@ class Plans:
 
     def at(self, index: int) -> TrainingPlan:
         """One plan."""
-        values = {f.name: int(getattr(self, f.name)[index]) for f in attrs.fields(Plans)}
+        names = [f.name for f in attrs.fields(Plans) if f.name != "stages"]
+        values = {name: int(getattr(self, name)[index]) for name in names}
         whole = values["data"] * values["context"]
         values["shard"] = 0 if values["shard"] == whole else values["shard"]
         return TrainingPlan(**values | {
             "recompute": RECOMPUTE[values["recompute"]],
             "schedule": SCHEDULES[values["schedule"]],
             "sequence_parallel": bool(values["sequence_parallel"]),
+            "layers": tuple(int(n) for n in self.stages[index] if n > 0),
         })  # type: ignore[arg-type]  # fmt: skip

@@ -15,9 +15,12 @@ from ..units import show_bytes, show_s
 from .goodput import Goodput, goodput
 from .memory import memory_parts, micro_batches, total_bytes, usable_bytes
 from .plan import Plans, Recipe, TrainingJob, TrainingPlan
+from .schedule import find_schedule
 from .search import PlanSearch, search_plans
 from .space import SpaceLimits, fits_tensor
-from .time import StepPricer, network_of
+from .stages import balanced, stage_list
+from .time import StepPricer, StepTime, network_of
+from .timeline import StepTimeline, step_timeline
 from .utilization import step_flop
 
 MEMORY_BUSY = 0.4
@@ -72,6 +75,7 @@ class PlanReport:
     measured_family: bool
     watts: float
     goodput: Goodput
+    step: StepTime
     runner_up: TrainingPlan | None = None
     runner_up_s: float = 0.0
     search: PlanSearch | None = None
@@ -101,6 +105,13 @@ class PlanReport:
     def energy_joules(self) -> float | None:
         """Of the devices alone, without host, network and cooling."""
         return None if self.days is None else self.days * 86400 * self.count * self.watts
+
+    def timeline(self, most: int = 0) -> StepTimeline:
+        """The step simulated event by event, with the memory of every stage over it.
+
+        `most` cuts the step to that many micro-batches, for drawing.
+        """
+        return step_timeline(self.job, self.recipe, self.plan, self.step, most)
 
     @property
     def bound(self) -> str:
@@ -142,6 +153,10 @@ class PlanReport:
             "runner_up": self.runner_up.describe() if self.runner_up else None,
             "runner_up_s": self.runner_up_s, "why_not": self.why_not,
         }  # fmt: skip
+        line = self.timeline()
+        out["stage_layers"] = list(line.layers)
+        out["step_phases_s"] = {name: end - start for name, start, end in line.phases}
+        out["memory_timeline"] = line.fullest().as_dict()
         if self.search is not None:
             s = self.search
             out["search"] = {
@@ -177,6 +192,7 @@ def check_plan(job: TrainingJob, plan: TrainingPlan, count: int) -> None:
             f"{job.global_batch // share * share or share} and "
             f"{(job.global_batch // share + 1) * share} would do."
         )
+    _check_pipeline(job, plan, job.global_batch // share)
     if plan.context > 1 and job.sequence_tokens % (2 * plan.context):
         raise InvalidPlan(
             f"Sequences of {job.sequence_tokens} tokens do not split into 2 x {plan.context} "
@@ -194,6 +210,18 @@ def check_plan(job: TrainingJob, plan: TrainingPlan, count: int) -> None:
             )
 
 
+def _check_pipeline(job: TrainingJob, plan: TrainingPlan, count: int) -> None:
+    """Raise `InvalidPlan` where stages, layers and `count` micro-batches do not go together."""
+    if plan.pipeline > 1:
+        find_schedule(plan.schedule).check(plan.pipeline, count, plan.virtual)
+    stages = stage_list(plan, job.model.depth)
+    if plan.full_layers > max(stages):
+        raise InvalidPlan(
+            f"full{plan.full_layers} recomputes {plan.full_layers} layers of every stage, and the "
+            f"fullest has {max(stages)}. Give fewer, or full for all of them."
+        )
+
+
 def describe_plan(
     job: TrainingJob, recipe: Recipe, device: Accelerator, count: int, plan: TrainingPlan,
     cluster: Cluster | None = None,
@@ -209,6 +237,14 @@ def describe_plan(
     pricer = StepPricer(job=job, recipe=recipe, device=device, cluster=cluster)
     plans = Plans.of([plan])
     step = pricer.price(plans)
+    if plan.balanced:
+        layer = sum(float(step.layer[k][0]) for k in ("forward", "backward", "weight"))
+        head = float(step.layer["head"][0]) / layer
+        plan = evolve(
+            plan, balanced=False, layers=balanced(job.model.depth, plan.pipeline, last=head)
+        )
+        plans = Plans.of([plan])
+        step = pricer.price(plans)
     seconds = float(step.seconds[0])
     rates = device.rates.dense_flop_per_s
     peak = rates.get("bf16") or rates.get("fp16") or max(rates.values())
@@ -222,7 +258,7 @@ def describe_plan(
         model_flop_utilization=step_flop(job) / count / seconds / peak,
         hardware_flop_utilization=hardware, sigma=pricer.calibration.sigma,
         measured_family=pricer.calibration.family == device.family, watts=watts,
-        goodput=goodput(count, job.model.parameters),
+        goodput=goodput(count, job.model.parameters), step=step,
     )  # fmt: skip
 
 

@@ -10,12 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from .. import registry
 from ..errors import InvalidPlan
 
 PACKAGE = "isoflop.training.schedules"
+FILES = {"1f1b": "one-f-one-b"}
+"""Files of schedules whose name no file can have."""
 
 Kind = Literal["F", "B", "W"]
 """Forward; backward (of the inputs, and of the weights too where W is not apart); weights."""
@@ -23,11 +25,23 @@ Kind = Literal["F", "B", "W"]
 
 @frozen
 class Task:
-    """One piece of work of a stage: `chunk` counts the model pieces the stage holds."""
+    """One piece of work of a stage: `chunk` counts the model pieces the stage holds.
+
+    Attributes
+    ----------
+    direction : {0, 1}
+        1: the micro-batch enters at the last stage and leaves at the first (bidirectional
+        schedules, whose stages hold a piece of the model for either direction).
+    beside : Task or None
+        A backward that runs overlapped with this forward, in one slot of time: compute that
+        shares a device takes the sum of both.
+    """
 
     kind: Kind
     micro_batch: int
     chunk: int = 0
+    direction: int = 0
+    beside: Task | None = None
 
 
 @frozen(kw_only=True)
@@ -77,8 +91,8 @@ class Timeline:
     def rows(self) -> list[dict[str, Any]]:
         """One record per task."""
         return [{"stage": s.stage, "kind": s.task.kind, "micro_batch": s.task.micro_batch,
-                 "chunk": s.task.chunk, "start_s": s.start_s, "end_s": s.end_s}
-                for s in self.slots]  # fmt: skip
+                 "chunk": s.task.chunk, "direction": s.task.direction, "start_s": s.start_s,
+                 "end_s": s.end_s} for s in self.slots]  # fmt: skip
 
 
 class Schedule(ABC):
@@ -87,13 +101,10 @@ class Schedule(ABC):
     Class attributes
     ----------------
     title, reference : str
-    splits_weights : bool
-        Whether the weights' gradient is a task of its own.
     """
 
     title: ClassVar[str]
     reference: ClassVar[str]
-    splits_weights: ClassVar[bool] = False
 
     @abstractmethod
     def order(self, stage: int, stages: int, micro_batches: int, chunks: int) -> list[Task]:
@@ -124,80 +135,113 @@ class Schedule(ABC):
         stages = len(times)
         self.check(stages, micro_batches, chunks)
         orders = [self.order(s, stages, micro_batches, chunks) for s in range(stages)]
-        return _simulate(orders, times, chunks, transfer_s, self.splits_weights)
+        return _simulate(orders, times, chunks, transfer_s)
 
 
-def _duration(task: Task, t: StageTimes, chunks: int, split: bool) -> float:
-    whole = {"F": t.forward_s, "W": t.weight_s,
-             "B": t.backward_s if split else t.backward_s + t.weight_s}  # fmt: skip
-    return whole[task.kind] / chunks
+def weights_apart(order: Sequence[Task]) -> set[tuple[int, int, int]]:
+    """Micro-batch, chunk and direction of backwards whose weight gradient is a task of its own."""
+    return {(t.micro_batch, t.chunk, t.direction) for t in order if t.kind == "W"}
+
+
+def held_until(task: Task, apart: set[tuple[int, int, int]]) -> bool:
+    """Whether a task is the last that needs the activations of its micro-batch."""
+    late = (task.micro_batch, task.chunk, task.direction) in apart
+    return task.kind == ("W" if late else "B")
+
+
+def _position(task: Task, stage: int, stages: int) -> int:
+    """Which stage of the model a task of device `stage` belongs to; its own inverse."""
+    return stages - 1 - stage if task.direction else stage
 
 
 def _needs(task: Task, stage: int, stages: int, chunks: int) -> tuple[int, Task] | None:
     """The task of another (or the same) stage that must have ended before."""
-    m, c = task.micro_batch, task.chunk
+    m, c, d = task.micro_batch, task.chunk, task.direction
+    place = _position(task, stage, stages)
+
+    def at(position: int, kind: Kind, chunk: int) -> tuple[int, Task]:
+        other = Task(kind, m, chunk, d)
+        return _position(other, position, stages), other
+
     if task.kind == "F":
-        if stage > 0:
-            return stage - 1, Task("F", m, c)
-        return (stages - 1, Task("F", m, c - 1)) if c > 0 else None
+        if place > 0:
+            return at(place - 1, "F", c)
+        return at(stages - 1, "F", c - 1) if c > 0 else None
     if task.kind == "B":
-        if stage < stages - 1:
-            return stage + 1, Task("B", m, c)
-        return (0, Task("B", m, c + 1)) if c < chunks - 1 else (stage, Task("F", m, c))
-    return stage, Task("B", m, c)
+        if place < stages - 1:
+            return at(place + 1, "B", c)
+        return at(0, "B", c + 1) if c < chunks - 1 else at(place, "F", c)
+    return at(place, "B", c)
 
 
 def _simulate(
-    orders: list[list[Task]], times: Sequence[StageTimes], chunks: int, transfer_s: float,
-    split: bool,
+    orders: list[list[Task]], times: Sequence[StageTimes], chunks: int, transfer_s: float
 ) -> Timeline:  # fmt: skip
     stages = len(orders)
     ended: dict[tuple[int, Task], float] = {}
     free = [0.0] * stages
     place = [0] * stages
     slots: list[Slot] = []
+    busy = 0.0
+    apart = [weights_apart(order) for order in orders]
+
+    def seconds(task: Task, s: int) -> float:
+        t = times[_position(task, s, stages)]
+        late = (task.micro_batch, task.chunk, task.direction) in apart[s]
+        whole = {"F": t.forward_s, "W": t.weight_s,
+                 "B": t.backward_s + (0.0 if late else t.weight_s)}  # fmt: skip
+        return whole[task.kind] / chunks
+
+    def ready(task: Task, s: int) -> float | None:
+        """When the task's input is there; None where that is not known yet."""
+        need = _needs(task, s, stages, chunks)
+        if need is None:
+            return 0.0
+        end = ended.get(need)
+        return None if end is None else end + (transfer_s if need[0] != s else 0.0)
+
     moved = True
     while moved:
         moved = False
         for s in range(stages):
             while place[s] < len(orders[s]):
                 task = orders[s][place[s]]
-                need = _needs(task, s, stages, chunks)
-                ready = 0.0
-                if need is not None:
-                    if need not in ended:
-                        break
-                    ready = ended[need] + (transfer_s if need[0] != s else 0.0)
-                start = max(free[s], ready)
-                end = start + _duration(task, times[s], chunks, split)
-                ended[(s, task)] = free[s] = end
-                slots.append(Slot(stage=s, task=task, start_s=start, end_s=end))
+                pair = [task] if task.beside is None else [evolve(task, beside=None), task.beside]
+                arrivals = [ready(x, s) for x in pair]
+                if None in arrivals:
+                    break
+                start = max(free[s], *(a for a in arrivals if a is not None))
+                took = sum(seconds(x, s) for x in pair)
+                busy += took
+                free[s] = start + took
+                for x in pair:
+                    ended[(s, x)] = free[s]
+                    slots.append(Slot(stage=s, task=x, start_s=start, end_s=free[s]))
                 place[s] += 1
                 moved = True
     if any(place[s] < len(orders[s]) for s in range(stages)):
         raise InvalidPlan("The schedule waits for itself: its orders contradict each other.")
     total = max(free)
-    busy = sum(x.end_s - x.start_s for x in slots)
     return Timeline(
         slots=tuple(slots), total_s=total, bubble=1.0 - busy / (stages * total),
-        peak_in_flight=tuple(_peak(order, chunks, split) for order in orders),
+        peak_in_flight=tuple(_peak(order, chunks) for order in orders),
     )  # fmt: skip
 
 
-def _peak(order: list[Task], chunks: int, split: bool) -> float:
+def _peak(order: list[Task], chunks: int) -> float:
     """Most forwards whose activations are still needed, as whole stages."""
     held = most = 0
-    last = "W" if split else "B"
+    apart = weights_apart(order)
     for task in order:
         held += task.kind == "F"
         most = max(most, held)
-        held -= task.kind == last
+        held -= any(held_until(x, apart) for x in (task, task.beside) if x is not None)
     return most / chunks
 
 
 def find_schedule(name: str) -> Schedule:
     """The schedule called `name`; `UnknownName` with suggestions otherwise."""
-    return registry.find(PACKAGE, name, "SCHEDULE", "pipeline schedule")
+    return registry.find(PACKAGE, FILES.get(name, name), "SCHEDULE", "pipeline schedule")
 
 
 def schedule_names() -> tuple[str, ...]:

@@ -99,7 +99,9 @@ def enumerate_plans(job: TrainingJob, count: int, limits: SpaceLimits | None = N
     table = np.concatenate(blocks, axis=1)
     names = ("tensor", "pipeline", "context", "data", "expert", "expert_tensor", "micro_batch",
              "virtual", "schedule", "zero", "recompute", "sequence_parallel", "shard")  # fmt: skip
-    return Plans(**dict(zip(names, table, strict=True)))
+    zeros = np.zeros(table.shape[1], np.int32)
+    return Plans(**dict(zip(names, table, strict=True)), full_layers=zeros, first=zeros, last=zeros,
+                 stages=np.zeros((table.shape[1], 0), np.int32))  # fmt: skip
 
 
 def _block(

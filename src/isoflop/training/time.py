@@ -8,7 +8,7 @@ chunks, m micro-batches):
     GPipe, 1F1B     (p - 1)(F + B)            Huang et al. 2019; Narayanan et al. 2021
     interleaved     (p - 1)(F + B) / v        Narayanan et al. 2021, section 2.2
     zero-bubble     (p - 1)(F + B - 2 W)      Qi et al. 2023 (ZB1P, as in DeepSeek-V3, table 2)
-    DualPipe        (p / 2 - 1)(F + B - 3 W)  DeepSeek-V3, table 2, F beside B counted as B
+    DualPipe        (p / 2 - 1)(F + 2 B - 3 W)  DeepSeek-V3, table 2, F beside B counted as F + B
 
 Data-parallel gradients and weights travel beside the last micro-batch's backward and the next
 forward; the rest of them is exposed.
@@ -36,6 +36,7 @@ from .memory import (
     stage_parameters,
 )
 from .plan import SCHEDULES, Plans, Recipe, TrainingJob
+from .stages import layers_at, uneven
 
 PARTS = (
     "forward", "backward", "recompute", "tensor", "context", "experts", "weights", "bubble",
@@ -92,12 +93,16 @@ class StepTime:
     micro_batches : array
     hardware_flop : array
         FLOP per device and step that the plan executes, recomputation included.
+    layer : dict of str to array
+        Seconds of one micro-batch through one layer, collectives that nothing hides included:
+        forward, backward (with recomputation), weight; and head (with embedding), both ways.
     """
 
     parts: dict[str, Array]
     seconds: Array
     micro_batches: Array
     hardware_flop: Array
+    layer: dict[str, Array]
 
 
 @define(kw_only=True, slots=False, eq=False)
@@ -144,15 +149,17 @@ class _Pricing:
         self.layers = stage_layers(pricer.job, pricer.recipe, plans)
         self.tokens = plans.micro_batch * pricer.job.sequence_tokens / plans.context
         self.bits = load_format(pricer.recipe.format).bits
+        full = plans.recompute == FULL
+        # Share of the fullest stage's layers that run forward twice.
+        self.whole = np.where(full, 1.0, np.minimum(plans.full_layers / self.layers, 1.0))
         self.slow_clock = slow_clock(self.device, self.cal)
 
     def run(self) -> StepTime:
         forward, dgrad, wgrad, again = self._compute()
-        full = self.plans.recompute == FULL
         tensor = self._tensor()
         context = self._context()
         experts = self._experts()
-        rounds = np.where(full, 3.0, 2.0)
+        rounds = 2.0 + self.whole
         inside = tensor * rounds, context * rounds, experts * rounds
         hidden = sum(inside)
         weights_f, weights_b = self._gathered(forward + hidden / rounds, dgrad + wgrad + again)
@@ -161,11 +168,14 @@ class _Pricing:
         head = head * self._gemm_factor(16)
         layer = forward + dgrad + wgrad + again + hidden + weights
         middle = self.layers * layer
-        fewer = np.where(self._balanced(), self.layers - 1.0, self.layers)
-        stage = np.maximum(middle, fewer * layer + head)
         p = self.plans.pipeline
+        fewer = np.where(self._balanced(), self.layers - 1.0, self.layers)
+        own = uneven(self.plans)
+        if own.any():
+            fewer = np.where(own, layers_at(self.plans, self.job.model.depth, p - 1), fewer)
+        stage = np.maximum(middle, fewer * layer + head)
         mean = self.job.model.depth / p * layer + head / p
-        bubble = self._bubble(stage, mean, wgrad, layer)
+        bubble = self._bubble(stage, mean, wgrad, layer, forward + hidden / rounds)
         slow = 1.0 + self.cal.straggler * np.log2(np.maximum(self.devices / self.net.node, 1.0))
         share = self.m * slow
         extra = np.maximum(stage - middle, 0.0)
@@ -187,6 +197,11 @@ class _Pricing:
         return StepTime(
             parts=parts, seconds=np.sum(list(parts.values()), axis=0), micro_batches=self.m,
             hardware_flop=self._flop(),
+            layer={
+                "forward": (forward + hidden / rounds + weights_f) * slow,
+                "backward": (dgrad + again + hidden * (1.0 - 1.0 / rounds) + weights_b) * slow,
+                "weight": wgrad * slow, "head": head * slow,
+            },
         )  # fmt: skip
 
     def _gemm_factor(self, bits: float) -> float:
@@ -219,12 +234,13 @@ class _Pricing:
             + 0.5 * c.experts * gemm * k["experts_f"]
             + c.scan * k["scan_f"]
         )
-        again = np.where(recompute == FULL, f, np.where(recompute == SELECTIVE, core, 0.0))
+        again = np.where(recompute == SELECTIVE, core, 0.0)
         again = np.where(recompute == ALTERNATE, second, again)
+        again = self.whole * f + (1.0 - self.whole) * again
         # Kernels queue up behind the host where they are shorter than their launches.
         launches = c.launch * (k["kernels"] + self._expert_kernels())
         busy = f + d + w + again
-        total = launches * np.where(recompute == FULL, 4.0, 3.0)
+        total = launches * (3.0 + self.whole)
         stretch = np.maximum(busy, total) / busy
         return f * stretch, d * stretch, w * stretch, again * stretch
 
@@ -351,7 +367,9 @@ class _Pricing:
         chunks = self.plans.pipeline * self.plans.virtual
         return (depth % chunks > 0) & ((depth + 2) % chunks == 0) & (self.plans.pipeline > 1)
 
-    def _bubble(self, stage: Array, mean: Array, wgrad: Array, layer: Array) -> Array:
+    def _bubble(
+        self, stage: Array, mean: Array, wgrad: Array, layer: Array, forward: Array
+    ) -> Array:
         p, v = self.plans.pipeline.astype(float), self.plans.virtual.astype(float)
         kind = self.plans.schedule
         weight = mean * wgrad / np.maximum(layer, 1e-30)
@@ -360,8 +378,10 @@ class _Pricing:
         plain = np.maximum(plain, 0.0)
         scale = np.where(v > 1, 1.0 / v, 1.0)
         zero = np.maximum(1.0 - 2.0 * weight / mean, 0.0)
+        # F beside B takes the sum of both: F + B + B - 3 W.
+        twice = 2.0 - forward / np.maximum(layer, 1e-30)
         dual = np.maximum(p / 2.0 - 1.0, 0.0) / np.maximum(p - 1.0, 1.0)
-        dual = dual * np.maximum(1.0 - 3.0 * weight / mean, 0.1)
+        dual = dual * np.maximum(twice - 3.0 * weight / mean, 0.0)
         scale = np.where(kind == SCHEDULES.index("zero-bubble"), zero, scale)
         scale = np.where(kind == SCHEDULES.index("dualpipe"), dual, scale)
         return np.where(p > 1, plain * scale, 0.0)
@@ -434,9 +454,8 @@ class _Pricing:
 
     def _flop(self) -> Array:
         k, plans = self.columns, self.plans
-        rounds = np.where(plans.recompute == FULL, 4.0, 3.0)
         again = np.where(plans.recompute == SELECTIVE, k["core_flop"], 0.0)
-        layer = self.layers * (rounds * k["flop"] + again)
+        layer = self.layers * ((3.0 + self.whole) * k["flop"] + (1.0 - self.whole) * again)
         return self.m * (layer + k["head_flop"] / plans.pipeline)
 
 

@@ -21,7 +21,6 @@ class ZeroBubble(Schedule):
 
     title: ClassVar[str] = "weight gradients fill the bubble of one forward, one backward"
     reference: ClassVar[str] = "Zero Bubble Pipeline Parallelism, arXiv 2401.10241"
-    splits_weights: ClassVar[bool] = True
 
     def order(self, stage: int, stages: int, micro_batches: int, chunks: int) -> list[Task]:
         warm = min(stages - stage - 1, micro_batches)
