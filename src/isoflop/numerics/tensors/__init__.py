@@ -76,7 +76,7 @@ def _pieces(x: Any, fmt: Any, policy: RoundingPolicy, codes: bool, target: Any, 
     real = torch.float64 if wide else torch.float32
     body = _body(fmt, policy, codes, real)
     for first in range(0, x.numel(), PIECE):
-        part = x[first : first + PIECE].to(real)
+        part = _widened(x[first : first + PIECE], real)
         if wide and policy.double_through_float32:
             part = part.to(torch.float32).to(real)
         words = None
@@ -86,6 +86,17 @@ def _pieces(x: Any, fmt: Any, policy: RoundingPolicy, codes: bool, target: Any, 
                 else floats.random_words(seed, first, part.numel(), x.device)
             )  # fmt: skip
         target[first : first + PIECE].copy_(body(part, words, first))
+
+
+def _widened(x: Any, real: Any) -> Any:
+    """Values as `real`, their signs from their own bits: GPUs drop a float16 NaN's sign."""
+    import torch
+
+    wide = x.to(real)
+    if x.dtype != torch.float16:
+        return wide
+    sign = x.view(torch.int16).to(torch.int32) & -(1 << 31)
+    return ((wide.view(torch.int32) & 0x7FFFFFFF) | sign).view(real)
 
 
 def _random(random: Any, x: Any) -> Any:
