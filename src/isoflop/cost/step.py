@@ -86,7 +86,7 @@ class StepModel:
         Of each kernel's fixed time a captured graph saves the engine's share, where the step
         holds no prompt.
         """
-        times = np.stack([self.timer.seconds(op, batch) for op in self.operators])
+        times = self.timer.stacked(self.operators, batch)
         fixed = np.array([self.timer.fixed_s(op) for op in self.operators])
         extra = (np.newaxis,) * len(batch.shape)
         replayed = np.broadcast_to(batch.prefill_sequences == 0, batch.shape)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from attrs import define, evolve, field
@@ -160,6 +160,56 @@ class KernelTimer:
         }[op.kind]  # fmt: skip
         return np.broadcast_to(method(op, batch), batch.shape)
 
+    def stacked(self, ops: Sequence[Operator], batch: Batch) -> Array:
+        """`seconds` of several operators at once, shape (operators, *batch.shape).
+
+        Matrix products of one operand class are priced as one array, equal ones once; so are
+        elementwise kernels.
+        """
+        out = np.zeros((len(ops), *batch.shape))
+        products: dict[tuple[str, str], list[int]] = {}
+        streams: dict[str, list[int]] = {}
+        for i, op in enumerate(ops):
+            if op.kind == "gemm" and op.weight_format is not None:
+                key = (op.weight_format.id, self._rate(op.weight_format)[1])
+                products.setdefault(key, []).append(i)
+            elif op.kind in ("stream", "scan"):
+                streams.setdefault(op.rate.id if op.rate else "", []).append(i)
+            else:
+                out[i] = self.seconds(op, batch)
+        for places in products.values():
+            self._stack_products(ops, places, batch, out)
+        for places in streams.values():
+            mine = [ops[i] for i in places]
+            flop, read, written = (linear_rows([getattr(op, r) for op in mine], batch)
+                                   for r in ("flop", "read", "written"))  # fmt: skip
+            out[places] = self._stream_s(mine[0].rate, flop, read + written)
+        return out
+
+    def _stack_products(
+        self, ops: Sequence[Operator], places: list[int], batch: Batch, out: Array
+    ) -> None:
+        """Fill the rows `places` of `out`: products of one operand class."""
+        made: dict[Any, tuple[Array, Array | float, Array | float, Array]] = {}
+        keys = []
+        for i in places:
+            s = ops[i].shape
+            assert isinstance(s, GemmShape)
+            keys.append((tuple(s.rows.items()), s.n * s.batch, s.k, s.over_rows))
+            if keys[-1] not in made:
+                made[keys[-1]] = self._product(ops[i], batch)
+        sizes = [len(m) for m, *_ in made.values()]
+        m, n, k = (
+            np.concatenate([np.broadcast_to(v[j], len(v[0])) for v in made.values()])
+            for j in range(3)
+        )
+        parts = np.split(self._products_s(ops[places[0]], m, n, k), np.cumsum(sizes)[:-1])
+        seconds = {
+            key: part[v[3]].reshape(batch.shape) for (key, v), part in zip(made.items(), parts)
+        }
+        for i, key in zip(places, keys):
+            out[i] = seconds[key]
+
     def fixed_s(self, op: Operator) -> float:
         """Seconds of one launch of `op` that its benchmark spends without work to show for it.
 
@@ -193,8 +243,26 @@ class KernelTimer:
         return next((table[w] for w in [*wanted, "bf16"] if w in table), next(iter(table.values())))
 
     def _gemm(self, op: Operator, batch: Batch) -> Array:
+        m, n, k, back = self._product(op, batch)
+        return self._products_s(op, m, n, k)[back].reshape(batch.shape)
+
+    def _product(
+        self, op: Operator, batch: Batch
+    ) -> tuple[Array, Array | float, Array | float, Array]:
+        """Distinct rows, columns and inner dimensions of a product, and where each step's is.
+
+        Steps that differ in context alone share their products: each row count is priced once.
+        """
         shape = op.shape
         assert isinstance(shape, GemmShape)
+        rows, back = np.unique(linear(shape.rows, batch), return_inverse=True)
+        n, k = float(shape.n * shape.batch), float(shape.k)
+        if shape.over_rows:
+            return n * (rows > 0), k, np.maximum(rows, 1.0), back.reshape(-1)
+        return rows, n, k, back.reshape(-1)
+
+    def _products_s(self, op: Operator, m: Array, n: Array | float, k: Array | float) -> Array:
+        """Seconds of products in the operand class of `op`."""
         fmt = op.weight_format
         assert fmt is not None
         rate, name = self._rate(fmt)
@@ -202,18 +270,12 @@ class KernelTimer:
         if not fmt.scales:
             classes = {k: v for k, v in classes.items() if k != "fp8-block"}
         p: GemmParameters = self._parameters(classes, fmt, name)
-        # Steps that differ in context alone share their products: each row count is priced once.
-        rows, back = np.unique(linear(shape.rows, batch), return_inverse=True)
         matched = name in ("fp8", "fp4", "fp6", "int8")
-        act = min(fmt.bytes_per_value, 2.0) if matched else 2.0
-        m, n, k = rows, float(shape.n * shape.batch), float(shape.k)
-        if shape.over_rows:
-            m, n, k = n * (rows > 0), k, np.maximum(rows, 1.0)
-        seconds = gemm_time_s(
+        return gemm_time_s(
             p, self.shape, m, n, k, rate_flop_per_s=rate,
-            weight_bytes_per_value=fmt.bytes_per_value, activation_bytes_per_value=act,
+            weight_bytes_per_value=fmt.bytes_per_value,
+            activation_bytes_per_value=min(fmt.bytes_per_value, 2.0) if matched else 2.0,
         )  # fmt: skip
-        return seconds[back].reshape(batch.shape)
 
     def _prefill(self, op: Operator, batch: Batch) -> Array:
         shape = op.shape
@@ -265,11 +327,14 @@ class KernelTimer:
         return seconds[back].reshape(batch.shape)
 
     def _stream(self, op: Operator, batch: Batch) -> Array:
+        moved = linear(op.read, batch) + linear(op.written, batch)
+        return self._stream_s(op.rate, linear(op.flop, batch), moved)
+
+    def _stream_s(self, fmt: NumberFormat | None, flop: Array, moved: Array) -> Array:
         vector = self.device.rates.vector_flop_per_s
-        rate = vector if op.rate is None else self._rate(op.rate)[0]
         return stream_time_s(
-            self.stream, linear(op.flop, batch), linear(op.read, batch) + linear(op.written, batch),
-            flop_per_s=rate, bandwidth_bytes_per_s=self.device.memory.bandwidth_bytes_per_s,
+            self.stream, flop, moved, flop_per_s=vector if fmt is None else self._rate(fmt)[0],
+            bandwidth_bytes_per_s=self.device.memory.bandwidth_bytes_per_s,
             cache_bytes=self.device.memory.cache_bytes,
         )  # fmt: skip
 
@@ -314,3 +379,12 @@ def linear(row: Coefficients, batch: Batch) -> Array:
     for name, value in row.items():
         total = total + value * batch.feature(name)
     return total
+
+
+def linear_rows(rows: Sequence[Coefficients], batch: Batch) -> Array:
+    """`linear` of several coefficient rows, shape (rows, *batch.shape)."""
+    names = list({name: None for row in rows for name in row})
+    if not names:
+        return np.zeros((len(rows), *batch.shape))
+    table = np.array([[row.get(name, 0.0) for name in names] for row in rows])
+    return np.tensordot(table, np.stack([batch.feature(name) for name in names]), axes=1)

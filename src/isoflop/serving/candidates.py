@@ -176,17 +176,21 @@ def evaluate(
     small = use.weights_bytes < 0.2 * use.usable_bytes and plan.devices == 1
     for share in (1, *(SHARES if small else ())):
         most = _most_sequences(step, load, use.weights_bytes, share)
+        # The closed form knows how many sequences run, not which budget a step has.
+        made: dict[int, Candidate | Rejected] = {}
         for sequences in SEQUENCES:
             for tokens in TOKENS:
                 evaluated += 1
                 if sequences > max(8, 2 * most) or sequences > tokens * plan.data:
                     continue
-                made = curve.candidate(min(sequences, most), sequences, tokens, share, promises,
-                                       fleet)  # fmt: skip
-                if isinstance(made, Rejected):
-                    rejected.append(evolve(made, what=f"{what}, {sequences} sequences"))
+                running = min(sequences, most)
+                if running not in made:
+                    made[running] = curve.candidate(running, share, promises, fleet)
+                one = made[running]
+                if isinstance(one, Rejected):
+                    rejected.append(evolve(one, what=f"{what}, {sequences} sequences"))
                 else:
-                    found.append(made)
+                    found.append(evolve(one, max_sequences=sequences, max_tokens=tokens))
     return found, rejected, evaluated
 
 
@@ -232,9 +236,8 @@ class _Curve:
                    prompt_s=engine * share * max(load.prompt, 1.0) / whole)  # fmt: skip
 
     def candidate(
-        self, running: int, sequences: int, tokens: int, share: int,
-        promises: Sequence[Promise], fleet: int,
-    ) -> Candidate | Rejected:  # fmt: skip
+        self, running: int, share: int, promises: Sequence[Promise], fleet: int
+    ) -> Candidate | Rejected:
         """The fewest replicas at which the closed form keeps every promise."""
         if running < 1:
             return Rejected(what="", why="no room for the cache of one sequence", kind="memory")
@@ -258,7 +261,7 @@ class _Curve:
                 price = self.step.device.price
                 each = 1.0 if price is None else price.on_demand_usd_per_hour
                 return Candidate(
-                    step=self.step, max_sequences=sequences, max_tokens=tokens, share=share,
+                    step=self.step, max_sequences=running, max_tokens=TOKENS[-1], share=share,
                     replicas=replicas, batch=batch, tpot_s=tpot, ttft_s=ttft,
                     usd_per_hour=math.ceil(replicas / share) * plan.devices * each,
                 )  # fmt: skip

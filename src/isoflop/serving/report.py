@@ -155,8 +155,8 @@ def sample_summary(values: Array) -> dict[str, Any]:
     out["mean"] = float(v.mean())
     out["ci90"] = {}
     if len(v) >= 10 * BATCHES:
-        parts = np.array_split(v, BATCHES)
-        table = np.array([[*np.percentile(p, PERCENTILES), p.mean()] for p in parts])
+        parts = v[: len(v) // BATCHES * BATCHES].reshape(BATCHES, -1)
+        table = np.vstack([np.percentile(parts, PERCENTILES, axis=1), parts.mean(axis=1)]).T
         half = T_19 * table.std(axis=0, ddof=1) / np.sqrt(BATCHES)
         for name, h in zip((*NAMES, "mean"), half):
             out["ci90"][name] = [out[name] - float(h), out[name] + float(h)]
@@ -220,26 +220,28 @@ class _Group:
     replicas: int
     total: dict[int, float]
     count: dict[int, int]
+    mean: _Mean
 
     @classmethod
     def all(cls, servers: Sequence[Server], instances: Sequence[Running]) -> list[_Group]:
         """One group per distinct server; a replica may have had several instances."""
-        kinds = {id(s): s for s in servers}
-        return [
-            cls(
-                server=kind, replicas=sum(s is kind for s in servers),
-                total={k: sum(i.real(k) for i in instances if i.server is kind) for k in TOTALS},
-                count={k: sum(i.whole(k) for i in instances if i.server is kind) for k in COUNTS},
-            )
-            for kind in kinds.values()
-        ]  # fmt: skip
+        groups = []
+        for kind in {id(s): s for s in servers}.values():
+            mine = [i for i in instances if i.server is kind]
+            total = {k: sum(i.real(k) for i in mine) for k in TOTALS}
+            count = {k: sum(i.whole(k) for i in mine) for k in COUNTS}
+            groups.append(cls(
+                server=kind, replicas=sum(s is kind for s in servers), total=total, count=count,
+                mean=_Mean.of(kind, total, count),
+            ))  # fmt: skip
+        return groups
 
     @property
     def devices(self) -> float:
         return self.replicas / self.server.share * self.server.step.plan.devices
 
     def watts(self, span_s: float) -> float:
-        return _watts(self.server, self.total, self.count, span_s * self.replicas)
+        return _watts(self.server, self.mean, self.total, span_s * self.replicas)
 
     @property
     def usd_per_hour(self) -> float | None:
@@ -265,7 +267,7 @@ def make_report(
     held = sum(g.total[BUSY] * g.server.blocks for g in groups)
     bound = {"compute": 0.0, "memory": 0.0, "network": 0.0, "overhead": 0.0}
     for g in groups:
-        for name, share in _bounds(g.server, g.total, g.count).items():
+        for name, share in _bounds(g.server, g.mean).items():
             bound[name] += share * g.total[BUSY] / busy
     rate = collected.output_tokens / span
     summary: dict[str, Any] = {
@@ -304,51 +306,69 @@ def make_report(
     )  # fmt: skip
 
 
-def _points(
-    server: Server, total: dict[int, float], count: dict[int, int]
-) -> list[tuple[float, Batch]]:
-    """The two kinds of second an instance spends: decoding, and on prompts, at their means."""
-    busy = max(total[BUSY], 1e-12)
-    plan = server.step.plan
-    batch = total[BATCH_S] / busy / (plan.data * plan.pipeline)
-    context = total[CONTEXT_S] / busy
-    share = total[PROMPT_S] / busy
-    tokens = max(1.0, total[PROMPT_TOKENS] / max(count[PROMPT_STEPS], 1))
-    return [
-        (1.0 - share, Batch(decode_sequences=max(batch, 1e-3), decode_context=context)),
-        (share, Batch(decode_sequences=batch, decode_context=context, prefill_sequences=1.0,
-                      prefill_tokens=min(tokens, float(server.max_tokens)))),
-    ]  # fmt: skip
+@frozen(kw_only=True)
+class _Mean:
+    """The two kinds of second an instance spends, decoding and on prompts, at their mean steps.
+
+    Attributes
+    ----------
+    weight : (2,)
+        Share of busy time.
+    batch : Batch
+        Shape (2,).
+    kernels_s : (operators, 2)
+    overhead_s : (2,)
+    """
+
+    weight: Array
+    batch: Batch
+    kernels_s: Array
+    overhead_s: Array
+
+    @property
+    def step_s(self) -> Array:
+        """Seconds of the two steps, (2,)."""
+        return self.kernels_s.sum(axis=0) + self.overhead_s
+
+    @classmethod
+    def of(cls, server: Server, total: dict[int, float], count: dict[int, int]) -> _Mean:
+        """The mean steps of instances of `server`."""
+        step, busy = server.step, max(total[BUSY], 1e-12)
+        running = total[BATCH_S] / busy / (step.plan.data * step.plan.pipeline)
+        share = total[PROMPT_S] / busy
+        tokens = max(1.0, total[PROMPT_TOKENS] / max(count[PROMPT_STEPS], 1))
+        batch = Batch(
+            decode_sequences=np.array([max(running, 1e-3), running]),
+            decode_context=total[CONTEXT_S] / busy, prefill_sequences=np.array([0.0, 1.0]),
+            prefill_tokens=np.array([0.0, min(tokens, float(server.max_tokens))]),
+        )  # fmt: skip
+        return cls(
+            weight=np.array([1.0 - share, share]), batch=batch,
+            kernels_s=step.engine.scale(step.device.family) * step.operator_s(batch),
+            overhead_s=step.overhead_s(batch),
+        )  # fmt: skip
 
 
-def _bounds(server: Server, total: dict[int, float], count: dict[int, int]) -> dict[str, float]:
-    """Share of busy time bound by compute, memory, network and host, at the mean step."""
+def _bounds(server: Server, mean: _Mean) -> dict[str, float]:
+    """Share of busy time bound by compute, memory, network and host, at the mean steps."""
     from ..cost.matrix import roofline_s
 
     step = server.step
+    parts = roofline_s(step.matrix, step.peaks, mean.batch)
+    names = list(parts)
+    winner = np.argmax(np.stack([parts[n] for n in names]), axis=0)
+    weighted = mean.kernels_s / mean.step_s * mean.weight
     shares: dict[str, float] = {"compute": 0.0, "memory": 0.0, "network": 0.0, "overhead": 0.0}
-    for weight, batch in _points(server, total, count):
-        times = step.operator_s(batch)
-        parts = roofline_s(step.matrix, step.peaks, batch)
-        names = list(parts)
-        winner = np.argmax(np.stack([parts[n] for n in names]), axis=0)
-        scaled = step.engine.scale(step.device.family) * times
-        whole = float(scaled.sum() + step.overhead_s(batch))
-        for i, w in enumerate(winner):
-            name = names[int(w)]
-            shares[name if name in shares else "overhead"] += weight * float(scaled[i]) / whole
-        shares["overhead"] += weight * float(step.overhead_s(batch)) / whole
+    for i, name in enumerate(names):
+        shares[name if name in shares else "overhead"] += float(weighted[winner == i].sum())
+    shares["overhead"] += float((mean.weight * mean.overhead_s / mean.step_s).sum())
     return shares
 
 
-def _watts(
-    server: Server, total: dict[int, float], count: dict[int, int], device_s: float
-) -> float:
-    """Mean board power: awake but idle outside steps, at the mean step's load inside."""
-    step = server.step
-    device = step.device
-    watts = 0.0
-    for weight, batch in _points(server, total, count):
-        watts += weight * float(power_watts(device, step_load(step, batch)))
+def _watts(server: Server, mean: _Mean, total: dict[int, float], device_s: float) -> float:
+    """Mean board power: awake but idle outside steps, at the mean steps' load inside."""
+    device = server.step.device
+    load = step_load(server.step, mean.batch, mean.step_s)
+    watts = float((mean.weight * power_watts(device, load)).sum())
     busy = min(1.0, total[BUSY] / max(device_s, 1e-12) * server.share)
     return busy * watts + (1.0 - busy) * float(power_watts(device, Load(compute=0.0, memory=0.0)))

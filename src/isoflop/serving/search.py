@@ -25,6 +25,10 @@ FINALISTS = 4
 """Configurations that the simulator looks at before a winner is named."""
 SAMPLE = 1200
 """Requests of the trace that a finalist is simulated on, per replica."""
+SCREEN = 250
+"""Requests that show whether a configuration is worth that many, or too small by far."""
+BEATEN = 400
+"""Requests for a finalist that has lost already: enough to show its figures beside the winner's."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -207,30 +211,35 @@ def confirm(
 
     No replica is added that would make it as dear as `ceiling`: it could not win any more.
 
-    One replica gets every n-th request: with equal replicas in turn the others look the same.
+    One replica gets every n-th request: with equal replicas in turn the others look the same. A
+    short run comes first; what already breaks a promise in it is not simulated at length.
     """
     devices, share = candidate.step.plan.devices, candidate.share
     most = fleet // devices * share
-    confirmed = _simulate(candidate, trace, promises)
+    lost = candidate.usd_per_hour >= ceiling
+    if lost:
+        return _simulate(candidate, trace, promises, BEATEN)
+    server = candidate.server()
+    each = candidate.usd_per_hour / math.ceil(candidate.replicas / share)
     tries = 0
-    while not confirmed.kept and confirmed.candidate.replicas < most and tries < 3:
-        more = max(candidate.replicas + 1, math.ceil(confirmed.candidate.replicas * 1.25))
-        replicas = min(most, more)
-        each = candidate.usd_per_hour / math.ceil(candidate.replicas / share)
-        if each * math.ceil(replicas / share) >= ceiling:
-            break
-        again = evolve(candidate, replicas=replicas,
-                       usd_per_hour=each * math.ceil(replicas / share))  # fmt: skip
-        candidate = again
-        confirmed = _simulate(again, trace, promises, confirmed.report.server)
+    while True:
+        confirmed = _simulate(candidate, trace, promises, SCREEN, server)
+        if confirmed.kept:
+            confirmed = _simulate(candidate, trace, promises, SAMPLE, server)
+        replicas = min(most, max(candidate.replicas + 1, math.ceil(candidate.replicas * 1.25)))
+        price = each * math.ceil(replicas / share)
+        done = confirmed.kept or replicas <= candidate.replicas or tries == 3 or price >= ceiling
+        if done:
+            return confirmed
+        candidate = evolve(candidate, replicas=replicas, usd_per_hour=price)
         tries += 1
-    return confirmed
 
 
 def _simulate(
-    candidate: Candidate, trace: Trace, promises: Sequence[Promise], server: Any = None
-) -> Confirmed:
-    part = trace.head(min(len(trace), SAMPLE * candidate.replicas))
+    candidate: Candidate, trace: Trace, promises: Sequence[Promise], requests: int,
+    server: Any = None,
+) -> Confirmed:  # fmt: skip
+    part = trace.head(min(len(trace), requests * candidate.replicas))
     if candidate.replicas > 1:
         part = part.take(np.arange(0, len(part), candidate.replicas))
     server = server or candidate.server()

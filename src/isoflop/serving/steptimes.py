@@ -4,9 +4,9 @@ A step's time splits along what each operator depends on:
 
     t = base(tokens, rows) + decode attention(B, context) + sum of prompt attention(q, prior)
 
-`base` is tabulated at every whole number of tokens, so tile and wave staircases are exact; decode
-attention at every batch and at context knots, linear in between, which is what lets a simulator
-sum thousands of steps as one arithmetic series; prompt attention bilinearly in (chunk, prior).
+`base` is priced at both ends of every tile, so that tile and wave staircases stay; decode attention
+at every batch and at context knots, linear in between, which is what lets a simulator sum
+thousands of steps as one arithmetic series; prompt attention bilinearly in (chunk, prior).
 """
 
 from __future__ import annotations
@@ -26,6 +26,25 @@ CONTEXT_RATIO = 1.12
 """Spacing of the context knots; `StepTimes.error` reports what it costs."""
 CHUNK_RATIO = 1.15
 PRIOR_RATIO = 1.35
+
+
+STRIDES = ((128, 1), (1024, 8), (2048, 16), (1 << 30, 64))
+"""Up to how many tokens tiles are how many rows apart; see `token_knots`."""
+
+
+def token_knots(most: int) -> Array:
+    """Token counts 0 .. `most` at which everything but attention is priced.
+
+    Tiles hold whole multiples of 16 rows, and large products take large tiles. So both ends of
+    every tile are knots, between which the time grows with the bytes of the activations alone.
+    """
+    found = [0]
+    low = 1
+    for high, stride in STRIDES:
+        starts = np.arange(low, min(high, most) + 1, stride)
+        found += [*starts, *(starts + stride - 1)]
+        low = high + 1
+    return np.unique(np.minimum(np.array(found, float), most))
 
 
 class Tables(NamedTuple):
@@ -188,8 +207,7 @@ class _Groups:
         self, step: StepModel, ops: tuple[Operator, ...], batch: Batch, captured: float
     ) -> Array:
         total = np.zeros(batch.shape)
-        for op in ops:
-            seconds = step.timer.seconds(op, batch)
+        for op, seconds in zip(ops, step.timer.stacked(ops, batch)):
             if captured:
                 saved = captured * step.timer.fixed_s(op)
                 seconds = np.maximum(seconds - saved, 0.5 * seconds)
@@ -213,9 +231,10 @@ class _Groups:
 
     def mixed(self, step: StepModel, tokens: Array, local: Array) -> tuple[Array, Array]:
         """All but attention and head without capture: by tokens, and decode-only by sequences."""
-        batch = Batch(prefill_sequences=1.0, prefill_tokens=tokens, sampled_rows=np.zeros(()))
+        at = token_knots(len(tokens) - 1)
+        batch = Batch(prefill_sequences=1.0, prefill_tokens=at, sampled_rows=np.zeros(()))
         decoding = Batch(decode_sequences=local, decode_context=1.0)
-        mixed = self._sum(step, self.shared, batch, 0.0)
+        mixed = np.interp(tokens, at, self._sum(step, self.shared, batch, 0.0))
         mixed[0] = 0.0
         return mixed, self._sum(step, self.decoding, decoding, 0.0)
 

@@ -46,7 +46,7 @@ def forward_operators(model: ModelSpec, plan: Plan) -> list[Operator]:
 
 def _embedding(b: Builder) -> None:
     model = b.model
-    width = model.hidden * b.plan.formats.of("head").bytes_per_value / b.activation_bytes
+    width = model.hidden * b.format_of("head").bytes_per_value / b.activation_bytes
     if model.vision is not None:
         patch = model.vision.patch**2 * model.vision.channels
         b.gemm("patch embedding", "embedding", 1, model.hidden, patch)

@@ -131,12 +131,22 @@ class Builder:
     @cached_property
     def activation_bytes(self) -> float:
         """Bytes per activation value."""
-        return self.plan.formats.of("activations").bytes_per_value
+        return self.format_of("activations").bytes_per_value
 
     @cached_property
     def kv_bytes(self) -> float:
         """Bytes per cached value."""
-        return self.plan.formats.of("kv").bytes_per_value
+        return self.format_of("kv").bytes_per_value
+
+    _formats: dict[str, NumberFormat] = field(factory=dict, init=False)
+
+    def format_of(
+        self, role: Literal["weights", "experts", "head", "activations", "kv"]
+    ) -> NumberFormat:
+        """The plan's format of a role, looked up once."""
+        if role not in self._formats:
+            self._formats[role] = self.plan.formats.of(role)
+        return self._formats[role]
 
     def add(self, **fields: object) -> None:
         """Append an operator, dropping zero coefficients and empty runs."""
@@ -163,7 +173,7 @@ class Builder:
         n, k = round(n), round(k)
         if n < 1 or k < 1:
             return
-        fmt = self.plan.formats.of(role)
+        fmt = self.format_of(role)
         act = self.activation_bytes
         weight_bytes = n * k * batch * fmt.bytes_per_value
         self.add(

@@ -57,7 +57,7 @@ def _attention_core(
         causal=m.causal,
     )  # fmt: skip
     pairs = f"pairs_prefill:{w}" if m.causal else f"pairs_full:{w}"
-    rate = b.plan.formats.of("activations")
+    rate = b.format_of("activations")
     b.add(
         name="attention (prefill)", part="attention", kind="prefill", count=count,
         flop={pairs: per_pair},
@@ -94,7 +94,7 @@ def _mla(b: Builder, m: Mixer, count: float) -> None:
         b.add(
             name="latent expansion (decode)", part="attention", kind="stream", count=count,
             flop=expand, read={"kv_decode:0": (rank + rope) * b.kv_bytes},
-            written={"kv_decode:0": width}, rate=b.plan.formats.of("activations"),
+            written={"kv_decode:0": width}, rate=b.format_of("activations"),
         )  # fmt: skip
         _attention_core(b, m, count, heads, heads, nope + rope, v_dim)
     b.gemm("output projection", "attention", count, hidden, heads * v_dim)
@@ -113,7 +113,7 @@ def _mla_prefill(b: Builder, m: Mixer, count: float, heads: float, v_dim: int) -
             "prefill_tokens": heads * (nope + rope) * act,
         },
         written={"prefill_tokens": heads * v_dim * act},
-        rate=b.plan.formats.of("activations"),
+        rate=b.format_of("activations"),
         shape=AttentionShape(heads=heads, kv_heads=heads, head_dim=nope + rope, v_head_dim=v_dim),
     )  # fmt: skip
 
@@ -129,7 +129,7 @@ def _mla_decode(b: Builder, m: Mixer, count: float, heads: float, v_dim: int) ->
         read={"kv_decode:0": (rank + rope) * b.kv_bytes,
               "decode_tokens": heads * (rank + rope) * act},
         written={"decode_tokens": heads * rank * act},
-        rate=b.plan.formats.of("activations"),
+        rate=b.format_of("activations"),
         shape=AttentionShape(heads=heads, kv_heads=1, head_dim=rank + rope, v_head_dim=rank),
     )  # fmt: skip
     b.gemm("value up projection", "attention", count, v_dim, rank,
@@ -157,7 +157,7 @@ def _state_update(
         read={"sequences": 4.0 * state, "prefill_tokens": 4.0 * state / chunk, "tokens": io},
         written={"sequences": 4.0 * state, "prefill_tokens": 4.0 * state / chunk,
                  "tokens": heads * value_dim * act},
-        rate=b.plan.formats.of("activations"),
+        rate=b.format_of("activations"),
     )  # fmt: skip
 
 
@@ -215,7 +215,7 @@ def _simplicial(b: Builder, m: Mixer, count: float) -> None:
         read={f"kv_decode:{m.window}": 2 * per_key, f"kv_decode:{m.window2}": 2 * per_key,
               f"kv_prefill:{int(w1)}": 2 * per_key, f"kv_prefill:{m.window2}": 2 * per_key,
               "tokens": q_width * act},
-        written={"tokens": q_width * act}, rate=b.plan.formats.of("activations"),
+        written={"tokens": q_width * act}, rate=b.format_of("activations"),
     )  # fmt: skip
     b.gemm("output projection", "attention", count, hidden, q_width)
     _row_parallel_end(b, "attention", count)
@@ -231,14 +231,14 @@ def _convolution(b: Builder, m: Mixer, count: float) -> None:
     per_group = channels // m.groups
     taps = m.kernel
     act = b.activation_bytes
-    weights = channels * per_group * taps * b.plan.formats.of("weights").bytes_per_value
+    weights = channels * per_group * taps * b.format_of("weights").bytes_per_value
     matrix = m.groups == 1
     b.add(
         name="convolution", part="attention", kind="stream", count=count,
         flop={"tokens": 2.0 * channels * per_group * taps / m.stride},
         read={"one": weights, "tokens": channels * act},
         written={"tokens": channels * act / m.stride}, weight_bytes=weights,
-        rate=b.plan.formats.of("weights") if matrix else None,
+        rate=b.format_of("weights") if matrix else None,
     )  # fmt: skip
 
 
