@@ -163,8 +163,10 @@ def test_every_block_format(device, name):
     x = rng.standard_normal((24, 256)) * 2.0 ** rng.integers(-60, 60, (24, 1))
     x[3], x[4, :128], x[5, 7] = 0.0, 0.0, -0.0
     for dtype in (np.float32, np.float64):
-        for rounding in ("nearest_even", "toward_zero", "up", "stochastic"):
+        for rounding in ("nearest_even", "toward_zero", "up", "stochastic", "microxcaling"):
             options = {"rounding": rounding, "seed": 2}
+            if rounding == "microxcaling":
+                options = {"like": rounding}
             t = torch.from_numpy(x.astype(dtype)).to(device)
             got = round_to(t, name, **options)
             assert got.dtype == t.dtype

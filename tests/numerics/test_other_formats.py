@@ -242,6 +242,67 @@ def test_four_scale_rules_equal_torchao(mode):
         assert np.array_equal(round_to(x, f"{name}-{mode}"), expected.reshape(x.shape))
 
 
+def test_nvfp4_equals_torchao():
+    torch = pytest.importorskip("torch")
+    nvfp4 = pytest.importorskip("torchao.prototype.mx_formats.nvfp4_tensor")
+    rng = np.random.default_rng(1)
+    x = (rng.standard_normal((64, 256)) * 2.0 ** rng.uniform(-6, 6, (64, 1))).astype(np.float32)
+    amax = np.abs(x).max()
+    tensor_scale = torch.tensor(np.float32(amax) / np.float32(6 * 448))
+    scales, packed = nvfp4.nvfp4_quantize(torch.from_numpy(x), 16, tensor_scale)
+    ours = load_format("nvfp4-torchao").encode_blocks(x)
+    packed = packed.reshape(64, -1).numpy()
+    codes = np.stack([packed & 15, packed >> 4], -1).reshape(x.shape)
+    assert np.array_equal(ours.codes, codes)
+    assert np.array_equal(ours.scales, scales.float().numpy().reshape(ours.scales.shape))
+
+
+def microxcaling(x, bits, exponent_bits, emax, largest):
+    """The published steps of microxcaling's MX conversion, blocks of 32, float32 throughout."""
+    x = x.reshape(-1, 32)
+    amax = np.abs(x).max(-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        shared = np.floor(np.log2(amax + np.float32(2**-126) * (amax == 0))) - emax
+        shared = np.maximum(shared, -127)
+        y = (x / np.exp2(shared)).astype(np.float32)
+        own = np.floor(np.log2(np.abs(y) + (y == 0)))
+    own = np.maximum(own, 2 - 2 ** (exponent_bits - 1)) if exponent_bits else np.zeros_like(y)
+    step = np.exp2(own - (bits - 2))
+    y = np.sign(y) * np.floor(np.abs(y / step) + np.float32(0.5)) * step
+    return np.clip(y, -largest, largest) * np.exp2(shared)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("mxfp8-e4m3", (5, 4, 8, 448)), ("mxfp8-e5m2", (4, 5, 15, 57344)),
+     ("mxfp6-e3m2", (4, 3, 4, 28)), ("mxfp6-e2m3", (5, 2, 2, 7.5)), ("mxfp4", (3, 2, 2, 6)),
+     ("mxint8", (8, 0, 0, 127 / 64))],
+)  # fmt: skip
+def test_microxcaling_preset_follows_its_published_steps(name, parameters):
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((512, 32)) * 2.0 ** rng.integers(-30, 30, (512, 1))
+    x[::3] = np.rint(x[::3] * 8 / np.abs(x[::3]).max(-1, keepdims=True)) / 4  # many ties
+    x[5::7, 0] = 2.0 ** rng.integers(1, 30, x[5::7, 0].shape) * (1 - 2.0**-24)
+    x[1] = 0
+    x = x.astype(np.float32)
+    expected = microxcaling(x, *parameters).reshape(x.shape)
+    assert np.array_equal(round_to(x, name, like="microxcaling"), expected)
+    assert not np.array_equal(round_to(x, name), expected)
+    mx = pytest.importorskip("mx.mx_ops", reason="microxcaling is on no package index")
+    torch = pytest.importorskip("torch")
+    element = name.removeprefix("mx").replace("-", "_").replace("fp4", "fp4_e2m1")
+    theirs = mx._quantize_mx(
+        torch.from_numpy(x), 8, mx.ElemFormat.from_str(element), axes=[-1], block_size=32
+    )
+    assert np.array_equal(theirs.numpy(), expected)
+
+
+def test_microxcaling_preset_keeps_what_is_not_finite():
+    x = np.array([np.inf, -np.inf, np.nan, 1e9, -1e9, 0.25], np.float32)
+    got = round_to(x, "fp8-e4m3", like="microxcaling")
+    assert np.array_equal(got, [np.inf, -np.inf, np.nan, 448, -448, 0.25], equal_nan=True)
+
+
 def test_every_named_format_is_complete():
     for name in names():
         fmt = load_format(name)

@@ -39,7 +39,7 @@ def run(fmt: BlockFormat, x: np.ndarray, policy) -> np.ndarray | None:
     if (
         x.dtype != np.float32 or x.size < _floatround.SMALL or fmt.block not in _BLOCKS
         or not isinstance(element, FloatFormat) or not 1 <= element.mantissa_bits <= 22
-        or policy.rounding != "nearest_even" or not element.negative_zero
+        or policy.rounding != "nearest_even" or policy.float32_steps or not element.negative_zero
         or not _floatround.fits(element, x.dtype) or _floatround.kernels() is None
     ):  # fmt: skip
         return None

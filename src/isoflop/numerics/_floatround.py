@@ -50,6 +50,8 @@ def outcomes(fmt: FloatFormat, policy: RoundingPolicy, codes: bool) -> Outcomes:
             "max" if policy.rounding in ("toward_zero", "to_odd", inward) else over
             for inward in ("down", "up")
         ]
+    if policy.keep_infinity and not codes:
+        infinite = "inf"
     return Outcomes(
         over=(both[0], both[1]), infinite=(infinite, infinite), nan=_nan(fmt, policy, codes)
     )

@@ -66,6 +66,15 @@ class RoundingPolicy:
         Names of formats for which `overflow` is replaced by saturate.
     nan_all_ones : bool
         Write NaN as the all-ones code (PyTorch) instead of the first quiet NaN (ml_dtypes).
+    keep_infinity : bool
+        An infinite input stays infinite as a value, also where the format has no infinity
+        (microxcaling); code words follow `overflow`.
+    float32_steps : bool
+        Power-of-two block scales take the exponent of amax from a float32 logarithm, which calls
+        an amax a few units below 2^k by k; the float32 just below half the smallest step rounds
+        up to it, as adding one half in float32 does (microxcaling).
+    symmetric_integers : bool
+        Integer elements are sign and magnitude: the most negative code is not used.
     """
 
     rounding: Rounding = "nearest_even"
@@ -77,6 +86,9 @@ class RoundingPolicy:
     unsigned_magnitude: bool = False
     saturating_formats: tuple[str, ...] = ()
     nan_all_ones: bool = False
+    keep_infinity: bool = False
+    float32_steps: bool = False
+    symmetric_integers: bool = False
 
     def __attrs_post_init__(self) -> None:
         _one_of(self.rounding, Rounding, "rounding")
@@ -94,6 +106,11 @@ def _one_of(value: str, literal: object, noun: str) -> None:
         raise UnknownName(noun, str(value), known, f"It is one of: {', '.join(known)}.")
 
 
+def below_half(step: float) -> float:
+    """The float32 just below half of `step`."""
+    return step / 2 * (1 - 2.0**-24)
+
+
 PRESETS: dict[str, RoundingPolicy] = {
     # ml_dtypes 0.6: e4m3fn overflows to NaN, e5m2 to infinity, float64 goes through float32, the
     # finite-only FP6 and FP4 saturate. Checked exhaustively.
@@ -106,9 +123,14 @@ PRESETS: dict[str, RoundingPolicy] = {
         nan="opposite_zero", double_through_float32=True, library_e8m0=True,
         unsigned_magnitude=True, saturating_formats=("fp8-e4m3",), nan_all_ones=True,
     ),
-    # microxcaling's element quantisation inside MX: adds half before truncating (ties away from
-    # zero is its "nearest") and clamps finite results. From its published source, not run here.
-    "microxcaling": RoundingPolicy(rounding="nearest_away", overflow="saturate_finite"),
+    # microxcaling 1.1 inside MX, its default rounding: adds half before truncating (ties away from
+    # zero), clamps finite results, keeps infinity and NaN, integers are sign and magnitude, the
+    # shared exponent is the floor of a float32 log2, halves are added in float32. By its published
+    # source; no package index carries it, so the test compares with those steps written out.
+    "microxcaling": RoundingPolicy(
+        rounding="nearest_away", overflow="saturate_finite", nan="propagate", keep_infinity=True,
+        float32_steps=True, symmetric_integers=True,
+    ),
     # pychop 0.6 torch backend, nearest even. Checked on random values.
     "pychop": RoundingPolicy(overflow="pychop"),
 }  # fmt: skip

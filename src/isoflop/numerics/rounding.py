@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InvalidInput
 from . import _floatround, arrays, tensors
 from .formats import Blocks, FloatFormat, load
-from .policies import resolve
+from .policies import below_half, resolve
 
 _EXACT_IN = (np.float32, np.float64)
 
@@ -74,7 +74,7 @@ def round_on_host(x, fmt, policy, seed: int, random=None, out=None, threads: int
     _holds(fmt, view.dtype_name)
     flat = view.floats().reshape(-1)
     words = _words(random, flat.size)
-    source = _through_float32(flat, policy)
+    source = _as_library(_through_float32(flat, policy), fmt, policy)
     target = view.target(out, source)
     _dispatch(source, fmt, policy, False, target, seed, words, threads)
     return view.finish(target, out)
@@ -112,7 +112,7 @@ def encode(
 def encode_on_host(x, fmt, policy, seed: int, random=None, threads: int = 1) -> Any:
     """`encode` of an array in host memory, its format and policy resolved."""
     view = arrays.view(x)
-    flat = _through_float32(view.floats().reshape(-1), policy)
+    flat = _as_library(_through_float32(view.floats().reshape(-1), policy), fmt, policy)
     codes = np.empty(flat.size, dtype=code_dtype(fmt.bits))
     words = _words(random, flat.size)
     _dispatch(flat, fmt, policy, True, codes, seed, words, threads)
@@ -126,6 +126,7 @@ def encode_blocks(
     rounding: str | None = None,
     random_bits: int | None = None,
     seed: int = 0,
+    like: str | None = None,
 ) -> Blocks:
     """Codes, scales, zero points and tensor scale of `x` in a block format (along the last axis).
 
@@ -134,7 +135,7 @@ def encode_blocks(
     fmt = load(format) if isinstance(format, str) else format
     if not hasattr(fmt, "encode_blocks"):
         raise InvalidInput(f"'{fmt.name}' has no block scales. Use isoflop.encode.")
-    policy = resolve(rounding, None, None, random_bits)
+    policy = resolve(rounding, None, None, random_bits, like)
     if tensors.takes(x):
         return tensors.encode_blocks(x, fmt, policy, seed=seed)
     return fmt.encode_blocks(arrays.view(x).floats(), policy, seed=seed)
@@ -184,6 +185,15 @@ def _through_float32(flat: np.ndarray, policy) -> np.ndarray:
         with np.errstate(over="ignore"):
             return flat.astype(np.float32).astype(np.float64)
     return flat
+
+
+def _as_library(flat: np.ndarray, fmt, policy) -> np.ndarray:
+    """The one value per sign that adding one half in float32 sends up made a tie."""
+    if not policy.float32_steps or policy.rounding != "nearest_away":
+        return flat
+    low = flat.dtype.type(below_half(fmt.min_positive))
+    half = flat.dtype.type(fmt.min_positive / 2)
+    return np.where(np.abs(flat) == low, np.copysign(half, flat), flat)
 
 
 def _holds(fmt, dtype_name: str) -> None:

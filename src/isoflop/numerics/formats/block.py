@@ -200,9 +200,16 @@ class BlockFormat:
             return np.float32(1.0)
         return np.float32(np.float32(amax) / np.float32(self.element.max * self.scale.max))
 
-    def scales_of(self, amax: np.ndarray, tensor_scale: np.float32) -> np.ndarray:
-        """Block scales (float32, representable in the scale's format) from block maxima."""
+    def scales_of(
+        self, amax: np.ndarray, tensor_scale: np.float32, rounded_log2: bool = False
+    ) -> np.ndarray:
+        """Block scales (float32, representable in the scale's format) from block maxima.
+
+        `rounded_log2`: see `RoundingPolicy.float32_steps`.
+        """
         if self.rule != "absmax":
+            if rounded_log2:
+                amax = whole_power(amax)
             return self._power_scales(amax.astype(np.float64))
         raw = amax.astype(np.float32) / np.float32(self.element.max)
         if self.two_level:
@@ -266,18 +273,29 @@ class BlockFormat:
         if self.zero_point:
             scales, zeros = self._asymmetric(blocks)
         else:
-            scales = self.scales_of(np.abs(blocks).max(-1), tensor_scale)
+            amax = np.abs(blocks).max(-1)
+            scales = self.scales_of(amax, tensor_scale, policy.float32_steps)
         y = self._scaled(blocks, scales, tensor_scale)
         if zeros is not None:
             y = y + zeros[..., None]
         codes = encode(
-            y, self.element, seed=seed, rounding=policy.rounding, random_bits=policy.random_bits,
-            **_SATURATING,
+            y, self.element_under(policy), seed=seed, rounding=policy.rounding,
+            random_bits=policy.random_bits, **_SATURATING, **self.library(policy),
         )  # fmt: skip
         return Blocks(
             format=self, codes=codes.reshape(x.shape), scales=scales, zero_points=zeros,
             tensor_scale=float(tensor_scale),
         )  # fmt: skip
+
+    def library(self, policy: Any) -> dict[str, str]:
+        """The preset elements are rounded under, for a policy that takes float32 steps."""
+        return {"like": "microxcaling", "nan": "format"} if policy.float32_steps else {}
+
+    def element_under(self, policy: Any) -> Any:
+        """The element format, its most negative integer left out where the policy says so."""
+        if policy.symmetric_integers and isinstance(self.element, FixedFormat):
+            return evolve(self.element, symmetric=True)
+        return self.element
 
     def _scaled(self, blocks, scales, tensor_scale) -> np.ndarray:
         safe = np.where(scales > 0, scales, np.float32(1))[..., None]
@@ -297,6 +315,13 @@ class BlockFormat:
         if fast is not None:
             return fast
         return self.encode_blocks(x, policy, seed=seed).decode().astype(x.dtype)
+
+
+def whole_power(amax: np.ndarray) -> np.ndarray:
+    """2 to the floor of the float32 log2 of each value (0 for 0)."""
+    with np.errstate(divide="ignore"):
+        exponent = np.floor(np.log2(amax.astype(np.float32)))
+    return np.where(amax > 0, np.exp2(exponent.astype(np.float64)), 0.0)
 
 
 def finite_or_raise(x: np.ndarray, what: str) -> None:

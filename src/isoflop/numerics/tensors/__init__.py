@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import InvalidInput
 from .. import arrays
 from ..formats import BlockFormat, FloatFormat
-from ..policies import RoundingPolicy
+from ..policies import RoundingPolicy, below_half
 
 PIECE = 1 << 22
 """Values computed at a time."""
@@ -79,6 +79,10 @@ def _pieces(x: Any, fmt: Any, policy: RoundingPolicy, codes: bool, target: Any, 
         part = _widened(x[first : first + PIECE], real)
         if wide and policy.double_through_float32:
             part = part.to(torch.float32).to(real)
+        if policy.float32_steps and policy.rounding == "nearest_away":
+            low, half = below_half(fmt.min_positive), fmt.min_positive / 2
+            tie = torch.copysign(torch.full_like(part, half), part)
+            part = torch.where(part.abs() == low, tie, part)
         words = None
         if policy.rounding == "stochastic":
             words = (

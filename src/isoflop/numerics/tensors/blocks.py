@@ -49,7 +49,8 @@ def _finite(x: torch.Tensor, amax: torch.Tensor, what: str) -> None:
 
 def _rounded(y: torch.Tensor, element: Any, policy: RoundingPolicy, codes: bool, seed: int):
     """`y` rounded to an element format, as values of its dtype or as codes."""
-    how = resolve(policy.rounding, _SATURATE, None, policy.random_bits)
+    like = "microxcaling" if policy.float32_steps else None
+    how = resolve(policy.rounding, _SATURATE, "format", policy.random_bits, like)
     flat = y.reshape(-1)
     if _body(element, how, codes, y.dtype) is None:
         raise InvalidInput(f"'{element.name}' elements are not computed on {y.device}.")
@@ -66,9 +67,11 @@ def _stored(fmt: BlockFormat, raw: torch.Tensor) -> torch.Tensor:
     return _rounded(raised, fmt.scale, resolve(), False, 0)
 
 
-def _power_scales(fmt: BlockFormat, amax: torch.Tensor) -> torch.Tensor:
+def _power_scales(fmt: BlockFormat, amax: torch.Tensor, rounded_log2: bool) -> torch.Tensor:
     """Powers of two: a carry lifts the exponent field of amax exactly when the rule says so."""
     layout = floats.DOUBLE
+    if rounded_log2:
+        amax = torch.exp2(amax.to(torch.float32).log2().floor().to(torch.float64))
     bits = amax.to(torch.float64).view(torch.int64)
     element: Any = fmt.element  # one with max_exponent: the format's own rule
     full = (1 << layout.fraction) - 1
@@ -82,9 +85,9 @@ def _power_scales(fmt: BlockFormat, amax: torch.Tensor) -> torch.Tensor:
     return (power << layout.fraction).view(torch.float64).to(torch.float32)
 
 
-def _scales(fmt: BlockFormat, amax: torch.Tensor, tensor_scale: torch.Tensor) -> torch.Tensor:
+def _scales(fmt: BlockFormat, amax, tensor_scale, rounded_log2: bool) -> torch.Tensor:
     if fmt.rule != "absmax":
-        return _power_scales(fmt, amax)
+        return _power_scales(fmt, amax, rounded_log2)
     raw = amax.to(torch.float32) / _one(fmt.element.max, amax)
     if fmt.two_level:
         raw = raw / tensor_scale
@@ -127,7 +130,7 @@ def _prepared(fmt: BlockFormat, x: torch.Tensor, policy: RoundingPolicy):
     if fmt.zero_point:
         scales, zeros = _asymmetric(fmt, blocks)
     else:
-        scales = _scales(fmt, amax, tensor_scale)
+        scales = _scales(fmt, amax, tensor_scale, policy.float32_steps)
     y = _scaled(fmt, blocks, scales, tensor_scale, not policy.rounding.startswith("nearest"))
     return (y if zeros is None else y + zeros[..., None]), scales, zeros, tensor_scale
 
@@ -135,7 +138,7 @@ def _prepared(fmt: BlockFormat, x: torch.Tensor, policy: RoundingPolicy):
 def round_blocks(fmt: BlockFormat, x: torch.Tensor, policy: RoundingPolicy, seed: int):
     """Values of `x` after one encode and decode."""
     y, scales, zeros, tensor_scale = _prepared(fmt, x, policy)
-    values = _rounded(y, fmt.element, policy, False, seed)
+    values = _rounded(y, fmt.element_under(policy), policy, False, seed)
     if zeros is not None:
         values = values - zeros[..., None]
     scale = (scales * tensor_scale)[..., None]
@@ -145,7 +148,9 @@ def round_blocks(fmt: BlockFormat, x: torch.Tensor, policy: RoundingPolicy, seed
 def encode_blocks(fmt: BlockFormat, x: torch.Tensor, policy: RoundingPolicy, seed: int) -> Blocks:
     """Codes, scales and zero points of `x`, tensors on its device."""
     y, scales, zeros, tensor_scale = _prepared(fmt, x.detach(), policy)
-    codes = _rounded(y, fmt.element, policy, True, seed).view(storage(fmt.element.bits)[1])
+    codes = _rounded(y, fmt.element_under(policy), policy, True, seed).view(
+        storage(fmt.element.bits)[1]
+    )
     return Blocks(
         format=fmt, codes=codes.view(x.shape), scales=scales, zero_points=zeros,
         tensor_scale=float(tensor_scale),
