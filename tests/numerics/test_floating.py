@@ -163,19 +163,30 @@ def test_torch_preset_equals_torch(body, name):
     assert np.array_equal(encode(x, name, like="torch-2.13"), expected)
 
 
-@pytest.mark.parametrize(("x", "y"), [(4, 3), (5, 2)])
-def test_pychop_preset_equals_pychop(x, y):
+PYCHOP_MODES = {
+    "nearest_even": 1, "up": 2, "down": 3, "toward_zero": 4, "nearest_zero": 7, "nearest_away": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rounding", PYCHOP_MODES)
+@pytest.mark.parametrize(("x", "y"), [(4, 3), (5, 2), (8, 7)])
+def test_pychop_preset_equals_pychop(x, y, rounding):
     pychop = pytest.importorskip("pychop")
     torch = pytest.importorskip("torch")
     pychop.backend("torch")
-    fmt = load_format("fp8-e4m3-ieee" if x == 4 else "fp8-e5m2")
+    fmt = load_format({4: "fp8-e4m3-ieee", 5: "fp8-e5m2", 8: "bf16"}[x])
     rng = np.random.default_rng(0)
-    values = rng.standard_normal(4096) * 2.0 ** rng.uniform(-20, fmt.max_exponent + 3, 4096)
+    low, high = max(fmt.min_exponent - y - 3, -120), min(fmt.max_exponent + 3, 126)
+    values = rng.standard_normal(4096) * 2.0 ** rng.uniform(low, high, 4096)
+    values[::4] = np.round(values[::4], 2)
+    values[1::4] = rng.integers(-64, 64, 1024) * fmt.min_positive * 2.0 ** rng.integers(-1, 5, 1024)
     values = values.astype(np.float32)
-    expected = pychop.Chop(exp_bits=x, sig_bits=y, rmode=1)(torch.from_numpy(values)).numpy()
-    got = round_to(values, fmt, like="pychop")
+    chop = pychop.Chop(exp_bits=x, sig_bits=y, rmode=PYCHOP_MODES[rounding])
+    expected = chop(torch.from_numpy(values.copy())).numpy()
+    got = round_to(values, fmt, rounding=rounding, like="pychop")
     assert np.array_equal(got, expected)
-    assert np.any((np.abs(values) > 1.01 * fmt.max) & (got == 0)), "the defect is reproduced"
+    if x < 8:
+        assert np.any((np.abs(values) > 1.01 * fmt.max) & (got == 0)), "the defect is reproduced"
 
 
 def test_stochastic_frequencies(body):

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InvalidInput
 from . import _floatround, arrays, tensors
 from .formats import Blocks, FloatFormat, load
-from .policies import below_half, resolve
+from .policies import below_half, for_negative, resolve
 
 _EXACT_IN = (np.float32, np.float64)
 
@@ -76,7 +76,13 @@ def round_on_host(x, fmt, policy, seed: int, random=None, out=None, threads: int
     words = _words(random, flat.size)
     source = _as_library(_through_float32(flat, policy), fmt, policy)
     target = view.target(out, source)
+    other = for_negative(policy)
+    if other is not None:
+        mirrored, negative = np.empty_like(target), np.signbit(source)
+        _dispatch(source, fmt, other, False, mirrored, seed, words, threads)
     _dispatch(source, fmt, policy, False, target, seed, words, threads)
+    if other is not None:
+        np.copyto(target, mirrored, where=negative)
     return view.finish(target, out)
 
 

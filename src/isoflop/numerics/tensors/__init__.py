@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import InvalidInput
 from .. import arrays
 from ..formats import BlockFormat, FloatFormat
-from ..policies import RoundingPolicy, below_half
+from ..policies import RoundingPolicy, below_half, for_negative
 
 PIECE = 1 << 22
 """Values computed at a time."""
@@ -75,6 +75,8 @@ def _pieces(x: Any, fmt: Any, policy: RoundingPolicy, codes: bool, target: Any, 
     wide = x.dtype == torch.float64
     real = torch.float64 if wide else torch.float32
     body = _body(fmt, policy, codes, real)
+    other = for_negative(policy)
+    mirrored = _body(fmt, other, codes, real) if other is not None else None
     for first in range(0, x.numel(), PIECE):
         part = _widened(x[first : first + PIECE], real)
         if wide and policy.double_through_float32:
@@ -89,7 +91,10 @@ def _pieces(x: Any, fmt: Any, policy: RoundingPolicy, codes: bool, target: Any, 
                 random[first : first + PIECE] if random is not None
                 else floats.random_words(seed, first, part.numel(), x.device)
             )  # fmt: skip
-        target[first : first + PIECE].copy_(body(part, words, first))
+        result = body(part, words, first)
+        if mirrored is not None:
+            result = torch.where(part < 0, mirrored(part, words, first), result)
+        target[first : first + PIECE].copy_(result)
 
 
 def _widened(x: Any, real: Any) -> Any:
