@@ -110,8 +110,9 @@ def main() -> None:
     end_to_end(data)
     speed()
     command_line()
-    from benchmarks import scaling, serving, training
+    from benchmarks import device, scaling, serving, training
 
+    device.main()
     serving.main()
     scaling.main(data / "data/laws")
     training.main()

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..cost.features import Batch
-from ..cost.kernels.gemm import gemm_time_s
+from ..cost.kernels.convolution import (
+    ConvolutionKind,
+    convolution_bytes,
+    convolution_flop,
+    convolution_time_s,
+    load_convolutions,
+)
 from ..cost.operators.training import training_operators
 from ..cost.step import StepModel
 from ..cost.timing import linear
@@ -30,16 +36,15 @@ RESOLUTIONS = (56, 28, 14, 7)
 CHANNELS = (96, 192, 384, 768)
 """Stages of the usual four-stage vision backbone: 56x56x96 down to 7x7x768."""
 IMAGES = 32
-PARTIAL = 4
-"""A partial convolution touches one channel in four (FasterNet)."""
 KERNEL = 3
 
 
 def corrected_flop(step: StepModel, question: Question) -> Section:
     """FLOP per operator, and the FLOP that a saturated product would do in its time.
 
-    alpha = time x rate / FLOP. Asperti et al. fit alpha as a power of the parallel surface; here
-    the kernel models give it for each operator, so it also holds where memory or launches bound.
+    alpha = time x rate / FLOP. Asperti et al. fit alpha as a power of the parallel surface (see
+    `convolutions`); here the kernel models give it for each operator, so it also holds where
+    memory or launches bound.
     """
     batch = question.steps(question.batch / (step.plan.data * step.plan.pipeline))
     flop = step.matrix.cost(batch)["flop"]
@@ -66,41 +71,48 @@ def corrected_flop(step: StepModel, question: Question) -> Section:
 def convolutions(step: StepModel, question: Question) -> Section:
     """Dense, depthwise and partial 3x3 convolutions: FLOP, bytes, time and achieved FLOP/s.
 
-    Dense ones are products (implicit GEMM), priced by the calibrated kernel; depthwise ones have
-    no product to speak of and run on the vector units at memory bandwidth; partial ones are dense
-    over a quarter of the channels and leave the others in place.
+    Kernels fitted on measured convolutions, at this device's rates. alpha is the fitted surface
+    correction of Asperti et al. for equal FLOP, 1 at 7x7.
     """
     del question
-    p = step.timer.calibration.gemm["bf16"]
-    shape = step.timer.shape
+    fitted = load_convolutions()
+    product, shape = step.timer.calibration.gemm["bf16"], step.timer.shape
+    rates = step.device.rates
     rate = step.device.matrix_rate(load_format("bf16"))[0] * step.timer.headroom
-    vector = step.device.rates.vector_flop_per_s
+    surface = next(c for c in fitted.corrections if c.kernel == KERNEL)
     rows = []
-    speeds: dict[str, list[float]] = {"dense": [], "depthwise": [], "partial": []}
+    speeds: dict[ConvolutionKind, list[float]] = {"dense": [], "depthwise": [], "partial": []}
     for side, channels in zip(RESOLUTIONS, CHANNELS, strict=True):
         pixels = float(IMAGES * side * side)
         for kind in speeds:
-            c = channels // PARTIAL if kind == "partial" else channels
-            flop = 2.0 * KERNEL**2 * pixels * c * (1 if kind == "depthwise" else c)
-            moved = 2.0 * 2.0 * pixels * c
-            if kind == "depthwise":
-                bandwidth = shape.bandwidth_bytes_per_s * p.memory
-                seconds = p.fixed + max(flop / vector, moved / bandwidth)
-            else:
-                seconds = float(gemm_time_s(p, shape, pixels, float(c), float(c * KERNEL**2),
-                                            rate_flop_per_s=rate))  # fmt: skip
+            flop = convolution_flop(kind, pixels, channels, KERNEL)
+            moved = convolution_bytes(kind, pixels, channels, KERNEL)
+            seconds = convolution_time_s(
+                fitted.parameters, product, shape, kind, pixels, channels, KERNEL,
+                rate_flop_per_s=rate, vector_flop_per_s=rates.vector_flop_per_s,
+            )  # fmt: skip
             speeds[kind].append(flop / seconds)
             rows.append([
                 f"{side}x{side}x{channels} {kind}", show_flop(flop), show_bytes(moved),
                 f"{flop / moved:.3g}", show_s(seconds), show_flop_rate(flop / seconds),
+                f"{surface.alpha(side * side):.2f}" if kind == "dense" else "-",
             ])  # fmt: skip
     mean = {k: float(np.exp(np.mean(np.log(v)))) for k, v in speeds.items()}
+    measured = step.device.family == "hopper"
     note = (
         f"On average depthwise convolutions achieve {mean['depthwise'] / mean['dense']:.1%} of the "
         f"FLOP/s of dense ones and partial ones {mean['partial'] / mean['dense']:.0%}: fewer FLOP, "
-        "but slow ones. Batch of 32 images, bf16."
-    )
-    columns = ["convolution", "FLOP", "moved", "FLOP/B", "time", "achieved"]
+        f"but slow ones. Batch of {IMAGES} images, bf16. "
+        + (
+            f"Kernels measured on an H200; an H100, not fitted, is met within "
+            f"{max(fitted.other_device_error.values()):.0%} by kind. "
+            if measured else "Analytic: Hopper's kernels at this device's rates. "
+        )
+        + f"alpha: time of a FLOP of one image against a 7x7 surface, ((S_K + {surface.beta} "
+        f"(S - S_K)) / S) ** {surface.gamma}, within {surface.median_error:.0%} of the measured "
+        "series."
+    )  # fmt: skip
+    columns = ["convolution", "FLOP", "moved", "FLOP/B", "time", "achieved", "alpha"]
     return "Convolutions: FLOP and achieved FLOP/s", columns, rows, note
 
 
