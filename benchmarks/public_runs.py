@@ -13,7 +13,7 @@ import numpy as np
 
 from isoflop.scaling.columns import Runs, read_runs
 from isoflop.scaling.law import find_law
-from isoflop.scaling.reproduce import read_table
+from isoflop.scaling.reproduced import read_table
 
 RECIPES = {
     "as Kaplan, head counted": ("base", "long", "kaplan"),

@@ -93,5 +93,42 @@ def test_test_time_slope_is_the_law():
     assert np.log10(rows[4]["test_flop"] / rows[2]["test_flop"]) == pytest.approx(-1.2)
 
 
+def test_best_mixture_is_no_worse_than_random_ones():
+    from isoflop.scaling.choices.mix import DOMAINS
+    from isoflop.scaling.laws.mixture import shares
+
+    laws = [law_of(f"ye-2024-domain-{i}-refit") for i in range(1, DOMAINS + 1)]
+    limits = np.array([laws[0][0].ranges()[name] for name in shares(DOMAINS)])
+    rows = run("mix", weight_2=3.0, weight_4=1.0).rows()
+    assert sum(r["share"] for r in rows) == pytest.approx(1.0)
+    best = sum(r["weight"] * r["loss"] for r in rows)
+    rng = np.random.default_rng(0)
+    tried = 0
+    for r in rng.dirichlet(np.ones(DOMAINS), 4000):
+        if np.all(r <= limits[:, 1]):
+            tried += 1
+            x = dict(zip(shares(DOMAINS), r))
+            loss = [predict(law, theta, **x) for _, law, theta in laws]
+            assert 0.75 * loss[1] + 0.25 * loss[3] >= best - 1e-4
+    assert tried > 20
+
+
+def test_larger_budgets_keep_more_of_the_pool():
+    """Goyal et al.: curation cannot be agnostic of compute."""
+
+    def kept(budget):
+        return min(run("filtering", budget).rows(), key=lambda r: r["error"])["kept"]
+
+    shares = [kept(b) for b in (1e19, 1e20, 1e21, 1e22)]
+    assert shares == sorted(shares)
+    assert shares[0] < shares[-1]
+
+
+def test_vocabulary_meets_the_papers_second_point():
+    best = run("vocabulary", 2.3e21, params=2.87e9).rows()[2]
+    assert best["vocab"] == pytest.approx(43_000, rel=0.1)
+    assert run("vocabulary", params=70e9).rows()[2]["vocab_params"] == pytest.approx(216e3 * 8192)
+
+
 def test_unknown_choice_is_explained(capsys):
     assert "precision" in fails(capsys, "spend", "1e21", "--choose", "precison")

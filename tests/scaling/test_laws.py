@@ -15,7 +15,7 @@ INPUTS = {
     "eff_tokens": 0.95, "loss_teacher": 2.2, "loss_alone": 2.5, "pool": 120.0, "epochs": 3.5,
     "vocab_params": 2e7, "characters": 8e10, "streams": 4.0, "years": 7.0, "train_flop": 1e13,
     "elo": -500.0, "utd": 3.0, "samples": 30.0, "fine_tuning_tokens": 1e8, "days": 300.0,
-    "share_1": 0.5, "share_2": 0.3, "share_3": 0.2,
+    "share_1": 0.3, "share_2": 0.15, "share_3": 0.08, "share_4": 0.2, "share_5": 0.3,
 }  # fmt: skip
 
 
@@ -114,6 +114,14 @@ def test_filtered_data_wear_out():
     theta = law.vector({"a": 1.0, "b": -0.2, "tau": 3.0, "d": 0.0})
     y = law.predict(theta, {"pool": np.array([100.0, 100.0]), "epochs": np.array([1.0, 2.0])})
     np.testing.assert_allclose(y, [0.3981, 0.3566], atol=5e-4)
+
+
+def test_a_mixture_of_one_pool_with_itself_lasts_twice_as_long():
+    one, two = find_law("repeated-quality"), find_law("mixed-quality")
+    x = {"pool": np.array([100.0, 200.0]), "epochs": np.array([3.0, 2.5])}
+    mixed = two.vector({"a": 1, "b_1": -0.2, "tau_1": 3, "b_2": -0.2, "tau_2": 3, "d": 0.1})
+    alone = one.vector({"a": 1, "b": -0.2, "tau": 6, "d": 0.1})
+    np.testing.assert_allclose(two.predict(mixed, x), one.predict(alone, x), rtol=1e-12)
 
 
 def test_progress_doubling_time():

@@ -9,6 +9,7 @@ from isoflop.cli import main
 from isoflop.errors import InvalidInput
 from isoflop.scaling.models.random_features import (
     Features,
+    before_noise,
     dynamical_exponents,
     flow_losses,
     phase,
@@ -91,6 +92,25 @@ def test_dynamical_model_in_time_and_width():
         for d in widths
     ]
     assert -np.polyfit(np.log(widths), np.log(floors), 1)[0] == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize(("task", "spectrum"), [(1.5, 1.25), (1.8, 1.5)])
+def test_dynamics_command_solves_the_model(capsys, task, spectrum):
+    main(["laws", "dynamics", "--task", str(task), "--spectrum", str(spectrum), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    for name, value in found["published"].items():
+        assert found["solved"][name] == pytest.approx(value, abs=0.11)
+    assert "above 1" in fails(capsys, "laws", "dynamics", "--task", "0.5")
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.4, 0.8), (0.35, 0.7), (0.27, 0.7)])
+def test_phase_four_before_the_noise(alpha, beta):
+    """At widths that can be drawn the population term decides, as derived; noise comes later."""
+    assert phase(alpha, beta)[0] in ("IVa", "IVb")
+    size, loss = before_noise(alpha, beta)
+    found = sgd_frontier(alpha, beta)
+    assert found.size_exponent == pytest.approx(size, abs=0.06)
+    assert found.loss_exponent == pytest.approx(loss, abs=0.08)
 
 
 def test_command(capsys):

@@ -50,7 +50,7 @@ def spend(
         ten times outside are refused, with --no-force all outside.
     choose
         Decide something else with the budget: precision, experts, teacher, epochs,
-        hyperparameters or test-time.
+        hyperparameters, mix, filtering, vocabulary or test-time.
     option
         An option of that decision, as name=value; may be repeated.
     json

@@ -6,8 +6,6 @@ whose file is absent is reported as such.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import os
 import time
 from collections.abc import Callable
@@ -15,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import frozen
 from numpy.typing import NDArray
 
 from ..errors import InvalidInput
@@ -23,46 +20,13 @@ from .columns import Runs
 from .fit import fit_law
 from .law import find_law
 from .published import load_published
+from .reproduce_forms import benchmark, mixing, parallel, step_law
+from .reproduced import Reproduced, column, read_table
 from .solve import generic
 
 Array = NDArray[Any]
 
 ENV_VARIABLE = "ISOFLOP_SHARED"
-
-
-@frozen(kw_only=True)
-class Reproduced:
-    """One published number beside ours.
-
-    Attributes
-    ----------
-    published, ours : float
-    error : float or None
-        Published standard error, where there is one.
-    ok : bool
-        Within 1%, 0.2 standard errors, or the stated tolerance.
-    """
-
-    fit: str
-    quantity: str
-    published: float
-    ours: float
-    error: float | None = None
-    tolerance: float = 0.01
-    note: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether ours agrees."""
-        gap = abs(self.ours - self.published)
-        near = gap <= self.tolerance * abs(self.published)
-        return bool(near or (self.error is not None and gap <= 0.2 * self.error))
-
-    def row(self) -> dict[str, Any]:
-        """As a plain record."""
-        return {"fit": self.fit, "quantity": self.quantity, "published": self.published,
-                "ours": self.ours, "standard_error": self.error, "ok": self.ok,
-                "note": self.note}  # fmt: skip
 
 
 def data_folder(given: str = "") -> Path:
@@ -86,17 +50,6 @@ def data_folder(given: str = "") -> Path:
     )
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV, compressed or not."""
-    raw = path.read_bytes()
-    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-    return list(csv.DictReader(text.splitlines()))
-
-
-def _column(rows: list[dict[str, str]], name: str) -> Array:
-    return np.array([float(r[name]) for r in rows])
-
-
 def _runs(**columns: Array) -> Runs:
     n = len(next(iter(columns.values())))
     return Runs(columns=columns, lines=np.arange(2, n + 2))
@@ -105,7 +58,7 @@ def _runs(**columns: Array) -> Runs:
 def epoch(folder: Path) -> list[Reproduced]:
     """Besiroglu et al. 2024: the Chinchilla refit on 240 points read off the paper's figure."""
     rows = read_table(folder / "chinchilla_epoch_svg_extracted.csv")
-    n, c, y = (_column(rows, k) for k in ("Model Size", "Training FLOP", "loss"))
+    n, c, y = (column(rows, k) for k in ("Model Size", "Training FLOP", "loss"))
     keep = np.sort(np.argsort(y, kind="stable")[:-5])
     runs = _runs(params=n[keep], tokens=c[keep] / (6 * n[keep]), compute_flop=c[keep], loss=y[keep])
     fit = fit_law(runs, find_law("chinchilla"), counts=epoch_resamples(len(runs)))
@@ -145,8 +98,8 @@ def porian(folder: Path) -> list[Reproduced]:
         rows = [r for r in pairs if all(r[k] == target[k] for k in keys) and r["n"]]
         if not rows:
             continue
-        flop, n = _column(rows, "flops"), _column(rows, "n")
-        weight = 1.0 / np.maximum(_column(rows, "n_star_std"), 1e-12)
+        flop, n = column(rows, "flops"), column(rows, "n")
+        weight = 1.0 / np.maximum(column(rows, "n_star_std"), 1e-12)
         # numpy weights residuals, so 1/std makes the squares inverse variances.
         slope = float(np.polyfit(np.log(flop), np.log(n), 1, w=weight)[0])
         name = f"porian-2024 {target['dataset']} {target['hparams']} {target['warmup']} " \
@@ -173,9 +126,9 @@ def clark(folder: Path) -> list[Reproduced]:
                   and abs(float(r["routing_frequency"]) - 0.5) < 1e-6]  # fmt: skip
         if len(chosen) < 8:
             continue
-        x = {"params": _column(chosen, "dense_parameter_count"),
-             "experts": _column(chosen, "num_experts")}  # fmt: skip
-        y = _column(chosen, "loss_validation")
+        x = {"params": column(chosen, "dense_parameter_count"),
+             "experts": column(chosen, "num_experts")}  # fmt: skip
+        y = column(chosen, "loss_validation")
         entry = load_published(f"clark-2022-{tag}")
         law = entry.form()
         error = float(np.mean(np.abs(law.predict(entry.theta(), x) / y - 1.0)) * 100)
@@ -195,7 +148,7 @@ def normal_router(name: str) -> str:
 def cerebras(folder: Path) -> list[Reproduced]:
     """Dey et al. 2023: the law on the seven published losses."""
     rows = read_table(folder / "cerebras_gpt_table.csv")
-    flop, y = _column(rows, "flops_reported"), _column(rows, "pile_test_xent_paper")
+    flop, y = column(rows, "flops_reported"), column(rows, "pile_test_xent_paper")
     entry = load_published("cerebras-2023")
     law = entry.form()
     x = {"compute_flop": flop}
@@ -209,13 +162,24 @@ def cerebras(folder: Path) -> list[Reproduced]:
         Reproduced(fit="cerebras-2023", quantity="exponent", published=0.0737,
                    ours=float(theta[0][1]), tolerance=0.05,
                    note="seven points, three constants"),
+        _mup(rows, entry.theta()),
     ]  # fmt: skip
+
+
+def _mup(rows: list[dict[str, str]], theta: Array) -> Reproduced:
+    """The same models under muP lie below the law by a share that the paper states."""
+    law = find_law("power-compute")
+    part = [r for r in rows if r["pile_test_xent_muP_paper"]]
+    line = law.predict(theta, {"compute_flop": column(part, "flops_reported")})
+    below = 1.0 - column(part, "pile_test_xent_muP_paper") / line
+    return Reproduced(fit="cerebras-2023 muP", quantity="mean below the law, %", published=0.43,
+                      ours=float(below.mean() * 100), tolerance=0.02)  # fmt: skip
 
 
 def progress(folder: Path) -> list[Reproduced]:
     """Ho et al. 2024: doubling time of effective compute from the published bootstrap."""
     rows = read_table(folder / "algoprogress_pooled_doubling_time_bootstrap.csv")
-    months = _column(rows, "compute_doubling_time_years") * 12
+    months = column(rows, "compute_doubling_time_years") * 12
     low, middle, high = np.percentile(months, [2.5, 50, 97.5])
     from .laws.progress import Progress
 
@@ -232,7 +196,7 @@ def progress(folder: Path) -> list[Reproduced]:
 def farseer(folder: Path) -> list[Reproduced]:
     """The Farseer grid under three forms."""
     rows = read_table(folder / "sldbench_farseer.csv.gz")
-    runs = _runs(params=_column(rows, "N"), tokens=_column(rows, "D"), loss=_column(rows, "loss"))
+    runs = _runs(params=column(rows, "N"), tokens=column(rows, "D"), loss=column(rows, "loss"))
     x, y = {k: runs.columns[k] for k in ("params", "tokens")}, runs.columns["loss"]
     out = []
     for name, published in (("farseer-2025-refit", 0.14), ("skaling-2026-refit", 0.20)):
@@ -252,9 +216,9 @@ def farseer(folder: Path) -> list[Reproduced]:
 def repeated(folder: Path) -> list[Reproduced]:
     """Muennighoff et al. 2023: the published law on the public runs."""
     rows = read_table(folder / "sldbench_data_constrained.csv.gz")
-    x = {"params": _column(rows, "params"), "tokens": _column(rows, "tokens"),
-         "unique_tokens": _column(rows, "unique_tokens")}  # fmt: skip
-    y = _column(rows, "loss")
+    x = {"params": column(rows, "params"), "tokens": column(rows, "tokens"),
+         "unique_tokens": column(rows, "unique_tokens")}  # fmt: skip
+    y = column(rows, "loss")
     entry = load_published("muennighoff-2023")
     error = float(np.mean(np.abs(entry.form().predict(entry.theta(), x) / y - 1.0)) * 100)
     return [Reproduced(fit="muennighoff-2023", quantity="mean error, %", published=8.2, ours=error,
@@ -263,7 +227,8 @@ def repeated(folder: Path) -> list[Reproduced]:
 
 SOURCES: dict[str, Callable[[Path], list[Reproduced]]] = {
     "epoch": epoch, "porian": porian, "clark": clark, "cerebras": cerebras, "progress": progress,
-    "farseer": farseer, "repeated": repeated,
+    "farseer": farseer, "repeated": repeated, "parallel": parallel, "mixing": mixing,
+    "benchmark": benchmark, "step law": step_law,
 }  # fmt: skip
 
 

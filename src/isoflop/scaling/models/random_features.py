@@ -56,6 +56,13 @@ class Features:
             )
         if not (alpha > 0 and beta > 0):
             raise InvalidInput("The exponents alpha and beta must be positive.")
+        return cls.draw_any(alpha, beta, width, hidden, seed)
+
+    @classmethod
+    def draw_any(
+        cls, alpha: float, beta: float, width: int, hidden: int, seed: int = 0
+    ) -> Features:
+        """As `draw`, for targets that may also grow with the coordinate (beta below 0)."""
         rng = np.random.default_rng(seed)
         j = np.arange(1, hidden + 1, dtype=float)
         scale = j**-alpha  # D^(1/2)
@@ -201,3 +208,81 @@ def dynamical_exponents(task: float, spectrum: float) -> dict[str, float]:
         "time": time, "size": size, "compute": time * size / (time + size),
         "width": time / (time + size),
     }  # fmt: skip
+
+
+def before_noise(alpha: float, beta: float) -> tuple[float, float]:
+    """Exponents of size and loss in phase IV while SGD noise does not decide yet.
+
+    There the published exponents balance the noise term with the floor d^(-2 alpha). At widths that
+    can be drawn the population term (g r)^-p, p = 1 + beta/alpha - 1/(2 alpha), is still the larger
+    one, with the step size g ~ d^(2 alpha - 1) that the trace allows; balancing it with the floor
+    along f = d r gives these exponents. Derived here, not in the paper.
+    """
+    p = 1.0 + beta / alpha - 1.0 / (2.0 * alpha)
+    size = p / (2.0 * alpha + p + p * (1.0 - 2.0 * alpha))
+    return size, 2.0 * alpha * size
+
+
+@frozen(kw_only=True)
+class Dynamics:
+    """Solved exponents of gradient flow on random features, as `dynamical_exponents` names them."""
+
+    time: float
+    size: float
+    compute: float
+    width: float
+
+
+def solve_dynamics(
+    task: float, spectrum: float, *, widths: tuple[int, ...] = (16, 23, 32, 45, 64, 91, 128, 181),
+    hidden: int = 1200, seeds: int = 2,
+) -> Dynamics:  # fmt: skip
+    """Solve gradient flow at several widths and read the exponents off.
+
+    Power beyond the coordinates that are drawn is in every floor and is added to it. Compute counts
+    width x time; its frontier is the lower envelope over widths.
+
+    Raises
+    ------
+    InvalidInput
+        If the exponents are not those of a decaying spectrum (above 1) and task (above 1).
+    """
+    if not (1.0 < spectrum <= 4.0 and 1.0 < task <= 6.0):
+        raise InvalidInput(
+            f"The spectrum decays as k^-{spectrum:g} and the task as k^-{task:g}: both exponents "
+            "lie above 1, up to 4 and 6."
+        )
+    alpha, beta = spectrum / 2.0, (task - spectrum) / 2.0
+    beyond = 0.5 * hidden ** (1.0 - task) / (task - 1.0)
+    times = np.geomspace(1.0, 1e5, 160)
+    curves, floors = [], []
+    for d in (*widths, hidden // 2):
+        drawn = [Features.draw_any(alpha, beta, d, hidden, s) for s in range(seeds)]
+        curves.append(np.mean([flow_losses(f, times) for f in drawn], axis=0) + beyond)
+        floors.append(np.mean([f.floor for f in drawn]) + beyond)
+    # While the widest is far above its floor it follows the infinite model.
+    wide = curves[-1]
+    middle = (times > 3.0) & (wide > 4.0 * floors[-1])
+    flop = np.geomspace(widths[0] * 10.0, widths[-1] * 1e4, 120)
+    table = np.array([
+        np.exp(np.interp(np.log(flop / d), np.log(times), np.log(c)))
+        for d, c in zip(widths, curves)
+    ])  # fmt: skip
+    best = np.argmin(table, axis=0)
+    inner = (best > 0) & (best < len(widths) - 1)
+    if middle.sum() < 4 or inner.sum() < 8:
+        raise InvalidInput(
+            "These exponents leave no range of times or widths that can be solved here; take a "
+            "spectrum and a task that decay more slowly."
+        )
+    chosen = np.array(widths, float)[best[inner]]
+    loss = table[best, np.arange(len(flop))][inner]
+
+    def slope(x: Array, y: Array) -> float:
+        return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+    return Dynamics(
+        time=-slope(times[middle], wide[middle]),
+        size=-slope(np.array(widths, float), np.array(floors[:-1])),
+        compute=-slope(flop[inner], loss), width=_corners(np.log(flop[inner]), np.log(chosen)),
+    )  # fmt: skip
