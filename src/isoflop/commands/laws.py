@@ -194,8 +194,8 @@ def reproduce(*, data: str = "", json: Flag = False) -> None:
     agreed = {f for f in fits if all(r.ok for r in found if r.fit == f)}
     strict = {f for f in fits if all(r.strict for r in found if r.fit == f)}
     if json:
-        print_json({"fits": len(fits), "agree": len(agreed), "strict": len(strict), "seconds": seconds,
-                    "absent": absent, "rows": [r.row() for r in found]})  # fmt: skip
+        print_json({"fits": len(fits), "agree": len(agreed), "strict": len(strict),
+                    "seconds": seconds, "absent": absent, "rows": [r.row() for r in found]})  # fmt: skip
         return
     rows = [[r.fit, r.quantity, f"{r.published:.5g}", f"{r.ours:.5g}",
              "-" if r.error is None else f"{r.error:.2g}", "yes" if r.ok else "NO"]
@@ -257,8 +257,8 @@ def phases(
                   f"-{s['loss_exponent']:.3f}; the exponents hold in the limit.")  # fmt: skip
     if "before_noise" in record:
         early = record["before_noise"]
-        out.print("In phase IV the noise of SGD decides only at widths far beyond these; until then "
-                  f"the exponents are {early['size_exponent']:.3f} and "
+        out.print("In phase IV the noise of SGD decides only at widths far beyond these; until "
+                  f"then the exponents are {early['size_exponent']:.3f} and "
                   f"-{early['loss_exponent']:.3f}.")  # fmt: skip
     out.print("Source: Paquette et al. 2024, 4+3 Phases, arXiv 2405.15074.")
 
@@ -290,9 +290,11 @@ def dynamics(
         print_json({"task": task, "spectrum": spectrum, "published": published, "solved": solved})
         return
     words = {
-        "time": "loss against time, wide models: t^-", "size": "loss against width, trained long: N^-",
-        "compute": "loss against compute, best width: C^-", "width": "best width against compute: C^",
-    }  # fmt: skip
+        "time": "loss against time, wide models: t^-",
+        "size": "loss against width, trained long: N^-",
+        "compute": "loss against compute, best width: C^-",
+        "width": "best width against compute: C^",
+    }
     rows = [[f"{words[k]}...", f"{v:.3f}", "-" if solved is None else f"{solved[k]:.3f}"]
             for k, v in published.items()]  # fmt: skip
     console().print(table("", ["exponent", "published", "solved"], rows))
