@@ -195,7 +195,8 @@ def reproduce(*, data: str = "", json: Flag = False) -> None:
     strict = {f for f in fits if all(r.strict for r in found if r.fit == f)}
     if json:
         print_json({"fits": len(fits), "agree": len(agreed), "strict": len(strict),
-                    "seconds": seconds, "absent": absent, "rows": [r.row() for r in found]})  # fmt: skip
+                    "seconds": seconds, "absent": absent,
+                    "rows": [r.row() for r in found]})  # fmt: skip
         return
     rows = [[r.fit, r.quantity, f"{r.published:.5g}", f"{r.ours:.5g}",
              "-" if r.error is None else f"{r.error:.2g}", "yes" if r.ok else "NO"]
