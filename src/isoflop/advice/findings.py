@@ -9,6 +9,7 @@ import numpy as np
 from attrs import evolve, frozen
 
 from ..cost.features import Batch
+from ..cost.operators.base import CollectiveShape
 from ..cost.step import StepModel
 from ..errors import IsoflopError
 from ..hardware import Accelerator
@@ -84,6 +85,7 @@ def _with(step: StepModel, **changes: Any) -> StepModel:
         "device": step.device,
         "cluster": step.cluster,
         "engine": step.engine,
+        "overlap": step.overlap,
     }
     return StepModel(**(fields | changes))
 
@@ -144,6 +146,15 @@ def _candidates(
             )
         )
     out += _hardware(step)
+    if parts["network"] > 0.05 and step.overlap < 1.0:
+        out.append(
+            (
+                "all communication that can be beside computation",
+                _with(step, overlap=1.0),
+                f"collectives are {parts['network']:.0%} of the step; two halves of the batch in "
+                "turn, each sending while the other computes",
+            )
+        )
     if parts["engine"] > 0.05:
         free = evolve(step.engine, step_s=0.0, sequence_s=0.0, layer_s=0.0)
         out.append(
@@ -171,7 +182,7 @@ def _hardware(step: StepModel) -> list[tuple[str, StepModel, str]]:
 
 
 def _time_by_kind(step: StepModel, steps: Steps, batch: int) -> dict[str, float]:
-    """Shares of the step: linear layers, cache reads, engine."""
+    """Shares of the step: linear layers, cache reads, collectives, engine."""
     b = steps(np.float64(batch) / (step.plan.data * step.plan.pipeline))
     times = step.operator_s(b) * step.engine.scale(step.device.family)
     total = float(step.step_s(b))
@@ -181,5 +192,9 @@ def _time_by_kind(step: StepModel, steps: Steps, batch: int) -> dict[str, float]
     return {
         "linear": float(linear) / total,
         "cache": float(cache) / total,
+        "network": float(
+            times[[isinstance(op.shape, CollectiveShape) for op in step.operators]].sum()
+        )
+        / total,  # fmt: skip
         "engine": float(step.overhead_s(b)) / total,
     }

@@ -24,6 +24,7 @@ def explain(
     experts: str = "",
     kv: str = "bf16",
     engine: str = "default",
+    overlap: float = 0.0,
     sections: Annotated[str, Parameter(name="--show")] = "",
     json: Annotated[bool, Parameter(negative=())] = False,
     plot: Path | None = None,
@@ -53,6 +54,9 @@ def explain(
         Number format of the cache.
     engine
         Engine whose overheads apply: vllm, vllm-v0 (before 0.8), sglang, trtllm or default.
+    overlap
+        Share of the shorter of communication and computation that runs beside the other: 0 (an
+        engine that waits for every collective) to 1 (all that can be hidden is).
     sections
         More of the answer, comma-separated: movement, io, span, formulas, systolic,
         weights, alpha, convolutions, training; or all.
@@ -61,10 +65,15 @@ def explain(
     plot
         Write a chart: .svg, .png or .html.
     """
+    from attrs import evolve
+
     from ..advice.explain import Question
     from ..advice.explain import explain as answer
+    from ..errors import InvalidInput
 
-    step = build_step(model, on, plan, weights, experts, kv, engine)
+    if not 0.0 <= overlap <= 1.0:
+        raise InvalidInput(f"--overlap is {overlap}; it is a share, from 0 to 1.")
+    step = evolve(build_step(model, on, plan, weights, experts, kv, engine), overlap=overlap)
     chosen = _default_batch(step, context) if batch is None else batch
     question = Question(phase=phase, batch=chosen, context=context)
     result = answer(step, question)

@@ -38,6 +38,9 @@ class StepModel:
         Network tiers; None uses the device's own scale-up link.
     engine : Engine
         Host and fixed time.
+    overlap : float
+        Share of the shorter of communication and computation that runs beside the other, 0 to 1:
+        0 is an engine that waits for every collective, 1 hides all it can.
     """
 
     model: ModelSpec
@@ -45,6 +48,7 @@ class StepModel:
     device: Accelerator
     cluster: Cluster | None = None
     engine: Engine = field(factory=lambda: load_engine("default"))
+    overlap: float = 0.0
 
     @cached_property
     def operators(self) -> list[Operator]:
@@ -92,7 +96,19 @@ class StepModel:
         replayed = np.broadcast_to(batch.prefill_sequences == 0, batch.shape)
         saved = self.engine.captured * fixed[(..., *extra)] * replayed
         counts = np.array([op.count for op in self.operators])[(..., *extra)]
-        return counts * np.maximum(times - saved, 0.5 * times)
+        return self._overlapped(counts * np.maximum(times - saved, 0.5 * times))
+
+    def _overlapped(self, times: Array) -> Array:
+        """Collectives shortened by what runs beside computation."""
+        if not self.overlap:
+            return times
+        sent = np.array([isinstance(op.shape, CollectiveShape) for op in self.operators])
+        network, work = times[sent].sum(axis=0), times[~sent].sum(axis=0)
+        hidden = self.overlap * np.minimum(network, work)
+        share = 1.0 - hidden / np.maximum(network, 1e-30)
+        out = times.copy()
+        out[sent] *= share
+        return out
 
     @cached_property
     def launch_s(self) -> float:
@@ -112,7 +128,7 @@ class StepModel:
     def ideal_s(self, batch: Batch) -> Array:
         """Roofline of the step with every efficiency at 1: a lower bound."""
         parts = roofline_s(self.matrix, self.peaks, batch)
-        return np.maximum.reduce(list(parts.values())).sum(axis=0)
+        return self._overlapped(np.maximum.reduce(list(parts.values()))).sum(axis=0)
 
     def decode_s(self, sequences: Array, context: Array) -> Array:
         """Seconds of one decoding step of `sequences` sequences over the whole instance."""
