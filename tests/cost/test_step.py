@@ -41,5 +41,7 @@ def test_one_device_has_nothing_to_overlap():
 
 
 def test_an_overlap_that_is_no_share_is_refused(capsys):
-    assert main(["explain", "llama-3.1-8b", "--on", "h100-sxm", "--overlap", "1.5"]) == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["explain", "llama-3.1-8b", "--on", "h100-sxm", "--overlap", "1.5"])
+    assert stop.value.code == 2
     assert "from 0 to 1" in capsys.readouterr().err

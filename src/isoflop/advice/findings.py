@@ -189,12 +189,10 @@ def _time_by_kind(step: StepModel, steps: Steps, batch: int) -> dict[str, float]
     kinds = np.array([op.kind for op in step.operators])
     linear = times[np.isin(kinds, ["gemm", "moe"])].sum()
     cache = times[np.isin(kinds, ["decode", "mla_decode"])].sum()
+    sent = np.array([isinstance(op.shape, CollectiveShape) for op in step.operators])
     return {
         "linear": float(linear) / total,
         "cache": float(cache) / total,
-        "network": float(
-            times[[isinstance(op.shape, CollectiveShape) for op in step.operators]].sum()
-        )
-        / total,  # fmt: skip
+        "network": float(times[sent].sum()) / total,
         "engine": float(step.overhead_s(b)) / total,
     }
