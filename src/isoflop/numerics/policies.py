@@ -144,8 +144,8 @@ PRESETS: dict[str, RoundingPolicy] = {
         rounding="nearest_away", overflow="saturate_finite", nan="propagate", keep_infinity=True,
         float32_steps=True, symmetric_integers=True,
     ),
-    # pychop 0.6 torch backend, six directions checked on random values. Not reproduced: its round to
-    # odd, which moves exact values, and what it loses by scaling some subnormals in float32.
+    # pychop 0.6 torch backend, six directions checked on random values. Not reproduced: its
+    # rounding to odd, which moves exact values, and what float32 scaling costs some subnormals.
     "pychop": RoundingPolicy(overflow="pychop"),
 }  # fmt: skip
 """Named policies that reproduce other libraries."""

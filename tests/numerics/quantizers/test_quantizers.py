@@ -12,8 +12,9 @@ from isoflop.numerics import ksort, qat, quantizers, round_to
 from isoflop.numerics.quantizers import Calibration, load_weight_format
 from isoflop.numerics.quantizers._base import damped_cholesky, weighted_error
 from isoflop.numerics.quantizers.babai import bound, nearest_plane
+from isoflop.numerics.quantizers.bias_search import encodings
 from isoflop.numerics.quantizers.bit_planes import multiply, plane_weights, planes
-from isoflop.numerics.quantizers.gptq import inverse_factor, propagate
+from isoflop.numerics.quantizers.gptq import inverse_factor, min_pivot_order, propagate
 from isoflop.numerics.quantizers.seedlm import SeedLM, bases, lfsr_states
 from isoflop.numerics.quantizers.whitepaper_int8 import fold_batch_norm
 
@@ -52,6 +53,42 @@ def test_gptq_is_babai_and_the_bound_holds():
         error = by_babai * scale - weight
         loss = np.einsum("ij,ij->i", error @ hessian, error)
         assert np.all(loss <= bound(scale, diagonal, rows) * (1 + 1e-9)), trial
+
+
+def test_min_pivot_order_lowers_the_bound_and_the_error():
+    rng = np.random.default_rng(5)
+    sums, errors = [], []
+    fmt = load_weight_format("int4-g32")
+    for _ in range(12):
+        weight, calibration = layer(rng, width=64)
+        names = ("gptq-min-pivot", "gptq-act-order", "gptq")
+        done = [quantizers.load(n).quantize(weight, fmt, calibration) for n in names]
+        sums.append([d.facts["pivot_sum"] for d in done])
+        errors.append([relative(d, weight, calibration) for d in done])
+        assert sums[-1][0] <= sums[-1][1] * 1.001
+    sums, errors = np.mean(sums, 0), np.mean(errors, 0)
+    assert sums[0] < sums[1] < sums[2]
+    assert errors[0] < errors[2]
+    order = min_pivot_order(np.diag([3.0, 1.0, 2.0]), 0.0)
+    assert order.tolist() == [0, 2, 1]  # for independent inputs it is act-order
+
+
+def test_bias_search_beats_every_fixed_encoding():
+    rng = np.random.default_rng(6)
+    weight = rng.standard_normal((32, 64)).astype(np.float32) * 0.02
+    blind = Calibration.identity(64)
+    found = quantizers.load("bias-search").quantize(weight, load_weight_format("fp4-e2m1"), blind)
+    assert found.facts["exponent_bits"] + found.facts["mantissa_bits"] == 3
+    for encoding in encodings(4):
+        scale = np.float32(np.abs(weight).max() / encoding.max)
+        fixed = round_to(weight / scale, encoding) * scale
+        assert ((found.values - weight) ** 2).sum() <= ((fixed - weight) ** 2).sum()
+    wide = np.float32(2.0) ** rng.integers(-6, 6, (32, 64)) * np.sign(weight)
+    wide = quantizers.load("bias-search").quantize(wide, load_weight_format("fp4-e2m1"), blind)
+    assert wide.facts["exponent_bits"] == 3  # powers of two need exponents, not mantissas
+    assert found.facts["exponent_bits"] < 3
+    with pytest.raises(InvalidInput, match="splits 3 to 8 bits"):
+        quantizers.load("bias-search").quantize(weight, load_weight_format("bf16"), blind)
 
 
 def test_babai_is_optimal_for_orthogonal_inputs_and_near_it_otherwise():

@@ -6,4 +6,4 @@ from functools import partial
 
 from .gptq import Gptq
 
-QUANTIZER = partial(Gptq, act_order=True)
+QUANTIZER = partial(Gptq, order="act")
