@@ -13,7 +13,7 @@ from isoflop.errors import InvalidInput
 from isoflop.hardware import load_accelerator
 from isoflop.models import load_model
 from isoflop.plans import Plan
-from isoflop.serving.disaggregated import simulate_split, transfer_s
+from isoflop.serving.disaggregated import simulate_split
 from isoflop.serving.router import router_names
 from isoflop.serving.server import Server
 from isoflop.serving.simulate import simulate, simulate_stream
@@ -21,6 +21,7 @@ from isoflop.serving.speculation import Speculation
 from isoflop.serving.timeline import chrome_trace
 from isoflop.serving.traffic import Trace
 from isoflop.serving.traffic import generate as g
+from isoflop.serving.transfer import transfer_s
 
 
 def step(model="llama-3.1-8b", device="h100-sxm", **plan) -> StepModel:
@@ -83,7 +84,7 @@ def test_split_pools_keep_prompts_away_from_decoding(base):
     assert split["requests"] == 400
     # 1,000 tokens of 128 KiB each over the link of the device.
     link = base.step.device.links.scale_up_bytes_per_s
-    each = transfer_s(base, np.array([1000, 2000]))
+    each = transfer_s(base.step, np.array([1000, 2000]))
     assert each[1] - each[0] == pytest.approx(1000 * 131072 / link, rel=1e-6)
 
 

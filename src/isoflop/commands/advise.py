@@ -122,6 +122,11 @@ def _capacity(found: Advice, trace: Any, loads: str) -> dict[str, Any]:
     if any(not 0 < x < 1e6 for x in wanted):
         raise InvalidInput(f"Loads lie between 0 and a million requests per second, not '{loads}'.")
     best = found.best.candidate
+    if best.prefills:
+        raise InvalidInput(
+            f"The chosen configuration has {best.prefills} prefill and {best.decodes} decode "
+            "instances, and --capacity is about equal replicas. Vary --rate instead."
+        )
     result = capacity(best.server(), trace, found.promises, best.replicas)
     each = best.usd_per_hour / best.devices if best.step.device.price else None
     rows = load_table(
@@ -190,8 +195,9 @@ def _print(found: Advice, changes: list[dict[str, Any]]) -> None:
               "mean batch"], rows))  # fmt: skip
     _print_counts(found)
     out.print("To start one replica:")
-    for line in commands(c, load.longest).values():
-        print("  " + line)
+    for lines in commands(c, load.longest).values():
+        for line in lines.splitlines():
+            print("  " + line)
 
 
 def _time(value: float | None) -> str:
@@ -205,6 +211,7 @@ def _short(f: Confirmed) -> str:
     fmt = c.step.plan.formats
     share = f" ({c.share}/device)" if c.share > 1 else ""
     plan = c.step.plan.describe().replace("single device", "tp1")
+    share += f" ({c.prefills} prefill, {c.decodes} decode)" if c.prefills else ""
     return (f"{c.replicas} x {c.step.device.id} {plan}{share}, {fmt.weights}, "
             f"kv {fmt.kv}")  # fmt: skip
 
@@ -219,17 +226,19 @@ def _why_lost(f: Confirmed, best: Confirmed) -> str:
     more = f.candidate.usd_per_hour / best.candidate.usd_per_hour - 1.0
     if more > 0.005:
         return f"{more:.0%} dearer"
-    return "slower"
+    return "two pools, no cheaper" if f.candidate.prefills else "slower"
 
 
 def _print_counts(found: Advice) -> None:
     from ._output import console
 
     reasons = ", ".join(f"{n:,} by {kind}" for kind, n in sorted(found.reasons.items()))
+    splits = sum(c.prefills > 0 for c in found.candidates)
     console().print(
         f"{found.evaluated:,} configurations evaluated, {len(found.candidates):,} feasible in the "
         f"closed form, {found.pruned:,} ruled out{f' ({reasons})' if reasons else ''}, "
         f"{len(found.finalists)} simulated; {found.wall_s:.2f} s."
+        + (f" {splits:,} of the feasible ones split prompts from decoding." if splits else "")
     )
 
 

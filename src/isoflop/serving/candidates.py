@@ -20,6 +20,7 @@ from ..plans import Formats, Plan
 from ..units import show_bytes
 from .server import Server
 from .slo import Promise
+from .transfer import transfer_s
 
 SEQUENCES = (8, 16, 32, 64, 128, 256, 512, 1024)
 """Batch limits tried."""
@@ -41,6 +42,10 @@ class Load:
         Means; prompt is what is left to compute after prefix hits.
     context : float
         Mean cached tokens of a decoding sequence.
+    longest : int
+        Tokens of the longest request.
+    whole : float
+        Mean prompt with its prefix, whose cache a split sends; 0: as `prompt`.
     """
 
     requests_per_s: float
@@ -48,6 +53,7 @@ class Load:
     output: float
     context: float
     longest: int
+    whole: float = 0.0
 
 
 @frozen(kw_only=True, eq=False)
@@ -62,6 +68,9 @@ class Candidate:
         Price of the devices used; device count where no price is known.
     tpot_s, ttft_s : float
         Mean estimates.
+    prefills : int
+        Of the replicas, those that only compute prompts and send their cache to the others; 0
+        where every replica does both.
     """
 
     step: StepModel
@@ -73,11 +82,23 @@ class Candidate:
     tpot_s: float
     ttft_s: float
     usd_per_hour: float
+    prefills: int = 0
 
     @property
     def devices(self) -> int:
         """Devices in use."""
         return math.ceil(self.replicas / self.share) * self.step.plan.devices
+
+    @property
+    def decodes(self) -> int:
+        """Replicas that decode."""
+        return self.replicas - self.prefills
+
+    def with_replicas(self, replicas: int, prefills: int = 0) -> Candidate:
+        """The same configuration on more replicas."""
+        hosts = math.ceil(self.replicas / self.share)
+        price = self.usd_per_hour / hosts * math.ceil(replicas / self.share)
+        return evolve(self, replicas=replicas, prefills=prefills, usd_per_hour=price)
 
     def server(self, **options: Any) -> Server:
         """As something to simulate."""
@@ -90,8 +111,9 @@ class Candidate:
         """Short text for people."""
         f = self.step.plan.formats
         share = f", {self.share} per device" if self.share > 1 else ""
+        split = f" ({self.prefills} prefill, {self.decodes} decode)" if self.prefills else ""
         return (
-            f"{self.replicas} x {self.step.plan.describe()} on {self.devices} "
+            f"{self.replicas} x {self.step.plan.describe()}{split} on {self.devices} "
             f"{self.step.device.id}, weights {f.weights}, cache {f.kv}{share}, "
             f"{self.max_sequences} sequences, {self.max_tokens} tokens per step"
         )
@@ -107,9 +129,13 @@ class Rejected:
 
 
 def plans(
-    model: ModelSpec, devices: int, node: int, formats: Sequence[Formats]
+    model: ModelSpec, devices: int, node: int, formats: Sequence[Formats], joined: int = 0
 ) -> Iterator[Plan | Rejected]:
-    """Every way to lay one instance over at most `devices` devices."""
+    """Every way to lay one instance over at most `devices` devices.
+
+    `node` devices share a host and `joined` of them fast links. Pipelines are tried where an
+    instance outgrows those links: inside them a tensor degree as large has shorter steps.
+    """
     sizes = [1 << k for k in range(devices.bit_length()) if 1 << k <= devices]
     moe = any(g.ffn.kind == "moe" for g in model.layers)
     for fmt in formats:
@@ -117,19 +143,27 @@ def plans(
             tensors = [t for t in sizes if t <= min(size, node)]
             for tensor in tensors:
                 rest = size // tensor
+                if rest > 1 and size > joined:
+                    split = tensor if moe else 1
+                    yield from _checked(model, Plan(tensor=tensor, pipeline=rest, expert=split,
+                                                    formats=fmt))  # fmt: skip
                 if rest > 1 and not moe:
                     continue  # dense models replicate instead
                 experts = {1, size} if moe and size > 1 else {1}
                 for expert in sorted(experts):
                     if rest > 1 and expert == 1:
                         continue
-                    plan = Plan(tensor=tensor, data=rest, expert=expert, formats=fmt)
-                    try:
-                        plan.check(model)
-                    except InvalidPlan as error:
-                        yield Rejected(what=plan.describe(), why=str(error), kind="indivisible")
-                        continue
-                    yield plan
+                    yield from _checked(model, Plan(tensor=tensor, data=rest, expert=expert,
+                                                    formats=fmt))  # fmt: skip
+
+
+def _checked(model: ModelSpec, plan: Plan) -> Iterator[Plan | Rejected]:
+    try:
+        plan.check(model)
+    except InvalidPlan as error:
+        yield Rejected(what=plan.describe(), why=str(error), kind="indivisible")
+    else:
+        yield plan
 
 
 def formats_for(
@@ -144,9 +178,12 @@ def formats_for(
 
 def evaluate(
     model: ModelSpec, device: Accelerator, cluster: Cluster | None, engine: Engine, plan: Plan,
-    load: Load, promises: Sequence[Promise], fleet: int, longest: int,
+    load: Load, promises: Sequence[Promise], fleet: int, longest: int, split: bool = True,
 ) -> tuple[list[Candidate], list[Rejected], int]:  # fmt: skip
-    """Candidates of one plan over batch limits, budgets and shares; what was evaluated."""
+    """Candidates of one plan over batch limits, budgets, shares and splits; what was evaluated.
+
+    `split` also tries prompts and decoding on instances of their own.
+    """
     step = StepModel(model=model, plan=plan, device=device, cluster=cluster, engine=engine)
     what = f"{plan.describe()}, weights {plan.formats.weights}, cache {plan.formats.kv}"
     policy = MemoryPolicy()
@@ -191,6 +228,17 @@ def evaluate(
                     rejected.append(evolve(one, what=f"{what}, {sequences} sequences"))
                 else:
                     found.append(evolve(one, max_sequences=sequences, max_tokens=tokens))
+        if share > 1 or not split or 2 * plan.devices > fleet:
+            continue
+        for sequences in SEQUENCES:
+            evaluated += 1
+            if sequences > max(8, 2 * most) or sequences > TOKENS[-1] * plan.data:
+                continue
+            one = curve.split(min(sequences, most), promises, fleet)
+            if isinstance(one, Rejected):
+                rejected.append(evolve(one, what=f"{what}, split, {sequences} sequences"))
+            else:
+                found.append(evolve(one, max_sequences=sequences))
     return found, rejected, evaluated
 
 
@@ -267,18 +315,63 @@ class _Curve:
                 )  # fmt: skip
         return Rejected(what="", why=worst, kind="latency")
 
-    def _settle(
-        self, rate: float, running: int, share: int, decode_s: Any
-    ) -> tuple[float, float, float]:
-        """Batch, TPOT and TTFT at `rate` requests/s: batch = rate x life, by bisection."""
-        load = self.load
-        stolen = min(rate * self.prompt_s * share, 0.98)
+    def split(self, running: int, promises: Sequence[Promise], fleet: int) -> Candidate | Rejected:
+        """The fewest prefill and decode instances at which the closed form keeps every promise.
+
+        The pools are independent: prompts see each other alone, decoding sees no prompts, and the
+        cache travels once per request.
+        """
+        if running < 1:
+            return Rejected(what="", why="no room for the cache of one sequence", kind="memory")
+        load, plan = self.load, self.step.plan
+        most = fleet // plan.devices
+        sent = float(transfer_s(self.step, np.array(load.whole or load.prompt)))
+        slowest = np.interp(running, self.batches, self.decode_s)
+        prefills = max(1, math.ceil(load.requests_per_s * self.prompt_s / HEADROOM))
+        decodes = max(1, math.ceil(load.requests_per_s * load.output * slowest / running
+                                   / HEADROOM))  # fmt: skip
+        worst, kind = "", "capacity"
+        while prefills + decodes <= most:
+            busy = min(load.requests_per_s / prefills * self.prompt_s, 0.98)
+            ttft = self.prompt_s * (1.0 + busy / (1.0 - busy) / 2.0) + self.step.engine.arrival_s
+            batch, tpot = self._batch(load.requests_per_s / decodes, running, self.decode_s, 0.0)
+            tpot += sent / max(load.output - 1.0, 1.0)
+            worst = _broken(promises, tpot, ttft)
+            if not worst:
+                price = self.step.device.price
+                each = 1.0 if price is None else price.on_demand_usd_per_hour
+                return Candidate(
+                    step=self.step, max_sequences=running, max_tokens=TOKENS[-1], share=1,
+                    replicas=prefills + decodes, prefills=prefills, batch=batch, tpot_s=tpot,
+                    ttft_s=ttft, usd_per_hour=(prefills + decodes) * plan.devices * each,
+                )  # fmt: skip
+            kind = "latency"
+            if _broken(promises, 0.0, ttft):
+                prefills += 1
+            else:
+                decodes += 1
+        why = worst or (f"needs {(prefills + decodes) * plan.devices} devices for "
+                        f"{load.requests_per_s:.3g} requests/s, the fleet has {fleet}")  # fmt: skip
+        return Rejected(what="", why=why, kind=kind)
+
+    def _batch(
+        self, rate: float, running: int, decode_s: Any, stolen: float
+    ) -> tuple[float, float]:
+        """Batch and TPOT at `rate` requests/s: batch = rate x life, by bisection."""
+        output = self.load.output
         low, high = 0.01, float(running)
         for _ in range(30):
             middle = math.sqrt(low * high)
             tpot = float(np.interp(middle, self.batches, decode_s)) / (1.0 - stolen)
-            low, high = (middle, high) if rate * load.output * tpot > middle else (low, middle)
-        tpot = float(np.interp(high, self.batches, decode_s)) / (1.0 - stolen)
+            low, high = (middle, high) if rate * output * tpot > middle else (low, middle)
+        return high, float(np.interp(high, self.batches, decode_s)) / (1.0 - stolen)
+
+    def _settle(
+        self, rate: float, running: int, share: int, decode_s: Any
+    ) -> tuple[float, float, float]:
+        """Batch, TPOT and TTFT at `rate` requests/s."""
+        stolen = min(rate * self.prompt_s * share, 0.98)
+        high, tpot = self._batch(rate, running, decode_s, stolen)
         wait = stolen / (1.0 - stolen) * self.prompt_s * share / 2.0
         extra = self.step.engine.arrival_s
         return high, tpot, self.prompt_s + wait + tpot + extra
@@ -297,10 +390,15 @@ def _broken(promises: Sequence[Promise], tpot: float, ttft: float) -> str:
     return ""
 
 
+def preference(c: Candidate) -> tuple[float, bool, float]:
+    """Cheapest first; at one price what needs no second pool, then the faster."""
+    return c.usd_per_hour, c.prefills > 0, c.tpot_s
+
+
 def enumerate_candidates(
     model: ModelSpec, fleets: Sequence[tuple[Accelerator, int, Cluster | None]], engine: Engine,
     load: Load, promises: Sequence[Promise], weights: Sequence[str], caches: Sequence[str],
-    longest: int,
+    longest: int, split: bool = True,
 ) -> tuple[list[Candidate], list[Rejected], int]:  # fmt: skip
     """All candidates of several fleets, cheapest first; all rejections; how many were evaluated."""
     found: list[Candidate] = []
@@ -315,18 +413,18 @@ def enumerate_candidates(
                 made.append(f)
             except IsoflopError as error:
                 rejected.append(Rejected(what=f.weights, why=str(error), kind="format"))
-        for plan in plans(model, count, node, made):
+        for plan in plans(model, count, node, made, device.links.scale_up_domain):
             if isinstance(plan, Rejected):
                 evaluated += 1
                 rejected.append(plan)
                 continue
             some, bad, seen = evaluate(
-                model, device, cluster, engine, plan, load, promises, count, longest
+                model, device, cluster, engine, plan, load, promises, count, longest, split
             )
             found += some
             rejected += bad
             evaluated += seen
     if evaluated == 0:
         raise InvalidInput("The fleet is empty: name a device or a cluster (--on 8xh100-sxm).")
-    found.sort(key=lambda c: (c.usd_per_hour, c.tpot_s, c.max_sequences))
+    found.sort(key=lambda c: (*preference(c), c.max_sequences))
     return found, rejected, evaluated

@@ -7,26 +7,13 @@ import time
 import numpy as np
 from attrs import evolve
 
-from ..cost.collectives import tier_for
-from ..cost.features import Array
-from ..cost.memory import cache_bytes
 from ..errors import InvalidInput
 from .report import Collected, ServingReport, make_report
 from .running import Running
 from .server import Server
 from .simulate import admissible
 from .traffic import Trace
-
-
-def transfer_s(server: Server, prompt: Array) -> Array:
-    """Seconds to send a prompt's cache between instances, every rank its own share.
-
-    All ranks of an instance send at once over the network tier that joins the instances.
-    """
-    step = server.step
-    tier = tier_for(step.device, step.cluster, 2 * step.plan.devices)
-    each = cache_bytes(step.model, step.plan, 1.0, 1.0)
-    return tier.latency_s + np.asarray(prompt, float) * each / tier.link_bytes_per_s
+from .transfer import transfer_s
 
 
 def simulate_split(
@@ -65,7 +52,8 @@ def simulate_split(
         first[part] = instance.requests.first[: len(part)]
         pool.append(instance)
         parts.append(part)
-    arrival = first + np.where(trace.output_tokens > 1, transfer_s(server, trace.prompt_tokens), 0)
+    sent = transfer_s(server.step, trace.prompt_tokens)
+    arrival = first + np.where(trace.output_tokens > 1, sent, 0)
     order = np.argsort(arrival, kind="stable")
     finish = first.copy()
     decoding = order[trace.output_tokens[order] > 1]

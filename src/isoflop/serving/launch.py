@@ -10,16 +10,35 @@ def _name(c: Candidate) -> str:
 
 
 def commands(candidate: Candidate, longest: int) -> dict[str, str]:
-    """One command line per engine for one replica of `candidate`.
+    """Command lines by engine for one replica of `candidate`; for a split, one of each pool.
 
     Flags as documented by vLLM 0.19 (`vllm serve`), SGLang 0.5 (`sglang.launch_server`) and
-    TensorRT-LLM 1.0 (`trtllm-serve`).
+    TensorRT-LLM 1.0 (`trtllm-serve`). Caches travel by vLLM's NIXL connector, SGLang's
+    disaggregation mode and TensorRT-LLM's cache transceiver; each needs its router in front.
     """
+    if candidate.prefills:
+        return _split(candidate, longest)
     return {
         "vLLM": _vllm(candidate, longest),
         "SGLang": _sglang(candidate, longest),
         "TensorRT-LLM": _trtllm(candidate, longest),
     }
+
+
+def _split(c: Candidate, longest: int) -> dict[str, str]:
+    config = '{"kv_connector":"NixlConnector","kv_role":"kv_both"}'
+    vllm = f"{_vllm(c, longest)} --kv-transfer-config '{config}'"
+    trtllm = _trtllm(c, longest, "cache_transceiver_config: {backend: DEFAULT}")
+    return {
+        "vLLM": "\n".join(f"{vllm}  # {pool}" for pool in ("prefill", "decode")),
+        "SGLang": "\n".join(f"{_sglang(c, longest)} --disaggregation-mode {pool}"
+                            for pool in ("prefill", "decode")),
+        "TensorRT-LLM": "\n".join((
+            _trtllm(c, longest, "disable_overlap_scheduler: true; cache_transceiver_config: "
+                    "{backend: DEFAULT}") + "; context server",
+            f"{trtllm}; generation server",
+        )),
+    }  # fmt: skip
 
 
 def _narrow(fmt: str) -> bool:
@@ -71,7 +90,7 @@ def _sglang(c: Candidate, longest: int) -> str:
     return " ".join(parts)
 
 
-def _trtllm(c: Candidate, longest: int) -> str:
+def _trtllm(c: Candidate, longest: int, *options: str) -> str:
     p, f = c.step.plan, c.step.plan.formats
     parts = [f"trtllm-serve {_name(c)}", f"--tp_size {p.tensor * p.data}"]
     if p.expert > 1:
@@ -83,7 +102,7 @@ def _trtllm(c: Candidate, longest: int) -> str:
         f"--max_num_tokens {c.max_tokens}", f"--max_seq_len {longest}",
         f"--kv_cache_free_gpu_memory_fraction {_utilization(c)}",
     ]  # fmt: skip
-    extra = []
+    extra = list(options)
     if p.data > 1:
         extra.append("enable_attention_dp: true")
     if _narrow(f.kv):

@@ -15,7 +15,8 @@ from ..cost.engines import Engine
 from ..errors import InvalidInput
 from ..hardware import Accelerator, Cluster
 from ..models import ModelSpec
-from .candidates import Candidate, Load, Rejected, enumerate_candidates
+from .candidates import Candidate, Load, Rejected, enumerate_candidates, preference
+from .disaggregated import simulate_split
 from .report import ServingReport
 from .simulate import simulate
 from .slo import Promise
@@ -45,7 +46,7 @@ class Confirmed:
         c, s = self.candidate, self.report.summary
         return {
             "configuration": c.describe(), "device": c.step.device.id, "devices": c.devices,
-            "replicas": c.replicas, "plan": c.step.plan.describe(),
+            "replicas": c.replicas, "prefill_replicas": c.prefills, "plan": c.step.plan.describe(),
             "weights": c.step.plan.formats.weights, "kv": c.step.plan.formats.kv,
             "max_sequences": c.max_sequences, "max_tokens": c.max_tokens, "share": c.share,
             "usd_per_hour": c.usd_per_hour if c.step.device.price else None,
@@ -120,7 +121,7 @@ def load_of(trace: Trace, rate: float | None = None) -> Load:
         raise InvalidInput("All requests of the trace arrive at once: give a rate (--rate).")
     return Load(
         requests_per_s=requests, prompt=prompt * (1.0 - hit), output=output, context=context,
-        longest=int((trace.prompt_tokens + trace.output_tokens).max()),
+        longest=int((trace.prompt_tokens + trace.output_tokens).max()), whole=prompt,
     )  # fmt: skip
 
 
@@ -132,7 +133,8 @@ def advise(
     """Search, then simulate the cheapest candidates until one keeps every promise.
 
     The roofline with efficiency 1 rejects what no tuning could save, the closed form ranks the
-    rest by price, and the simulator, on the trace itself, has the last word.
+    rest by price, and the simulator, on the trace itself, has the last word. Where prompts and
+    decoding on instances of their own can work, the best such split is simulated too.
     """
     began = time.perf_counter()
     unpriced = [d.name for d, _, _ in fleets if d.price is None]
@@ -149,11 +151,19 @@ def advise(
             f"most {model.max_context:,}. Leave such requests out (--drop-long)."
         )
     found, rejected, evaluated = enumerate_candidates(
-        model, fleets, engine, load, promises, weights, caches, load.longest
-    )
+        model, fleets, engine, load, promises, weights, caches, load.longest,
+        split=trace.follows is None,
+    )  # fmt: skip
     finalists: list[Confirmed] = []
     best: Confirmed | None = None
-    for candidate in _different(found):
+    order = _different(found)
+    nearest = next((c for c in order if c.prefills), None)
+    for candidate in order:
+        enough = len(finalists) >= FINALISTS and (
+            best is not None or len(finalists) >= 3 * FINALISTS
+        )
+        if enough and candidate is not nearest:
+            continue
         if progress is not None:
             progress(f"simulating {candidate.describe()}")
         ceiling = math.inf if best is None else best.candidate.usd_per_hour
@@ -161,8 +171,6 @@ def advise(
         finalists.append(confirmed)
         if confirmed.kept and (best is None or _price(confirmed) < _price(best)):
             best = confirmed
-        if len(finalists) >= FINALISTS and (best is not None or len(finalists) >= 3 * FINALISTS):
-            break
     finalists.sort(key=lambda f: (not f.kept, _price(f)))
     return Advice(
         best=best, finalists=tuple(finalists), candidates=tuple(found), rejected=tuple(rejected),
@@ -171,8 +179,8 @@ def advise(
     )  # fmt: skip
 
 
-def _price(found: Confirmed) -> tuple[float, float]:
-    return found.candidate.usd_per_hour, found.candidate.tpot_s
+def _price(found: Confirmed) -> tuple[float, bool, float]:
+    return preference(found.candidate)
 
 
 def _fleet(fleets: Sequence[tuple[Accelerator, int, Cluster | None]], candidate: Candidate) -> int:
@@ -180,14 +188,14 @@ def _fleet(fleets: Sequence[tuple[Accelerator, int, Cluster | None]], candidate:
 
 
 def _different(found: Sequence[Candidate]) -> list[Candidate]:
-    """One candidate per plan, formats and share: the one whose limits suit its own batch.
+    """One candidate per plan, formats, share and split: the one whose limits suit its own batch.
 
     A budget of one batch limit above the batch the closed form expects is enough; larger limits
     only matter under bursts, which the simulator then shows.
     """
     chosen: dict[Any, Candidate] = {}
     for c in found:
-        key = (c.step.device.id, c.step.plan, c.share)
+        key = (c.step.device.id, c.step.plan, c.share, c.prefills > 0)
         fits = c.max_sequences >= 1.5 * c.batch and c.max_tokens <= 8192
         if not fits:
             continue
@@ -197,7 +205,7 @@ def _different(found: Sequence[Candidate]) -> list[Candidate]:
         )  # fmt: skip
         if better:
             chosen[key] = c
-    return sorted(chosen.values(), key=lambda c: (c.usd_per_hour, c.tpot_s))
+    return sorted(chosen.values(), key=preference)
 
 
 def confirm(
@@ -220,35 +228,56 @@ def confirm(
     if lost:
         return _simulate(candidate, trace, promises, BEATEN)
     server = candidate.server()
-    each = candidate.usd_per_hour / math.ceil(candidate.replicas / share)
     tries = 0
     while True:
         confirmed = _simulate(candidate, trace, promises, SCREEN, server)
         if confirmed.kept:
             confirmed = _simulate(candidate, trace, promises, SAMPLE, server)
-        replicas = min(most, max(candidate.replicas + 1, math.ceil(candidate.replicas * 1.25)))
-        price = each * math.ceil(replicas / share)
-        done = confirmed.kept or replicas <= candidate.replicas or tries == 3 or price >= ceiling
-        if done:
+        larger = _larger(confirmed, most)
+        if confirmed.kept or larger is None or tries == 3 or larger.usd_per_hour >= ceiling:
             return confirmed
-        candidate = evolve(candidate, replicas=replicas, usd_per_hour=price)
+        candidate = larger
         tries += 1
+
+
+def _larger(confirmed: Confirmed, most: int) -> Candidate | None:
+    """A quarter more replicas, of the pool that broke a promise where there are two."""
+    c = confirmed.candidate
+    if not c.prefills:
+        more = min(most, max(c.replicas + 1, math.ceil(c.replicas * 1.25)))
+        return c.with_replicas(more) if more > c.replicas else None
+    late = any(b.startswith("ttft") for b in confirmed.broken)
+    slow = any(not b.startswith("ttft") for b in confirmed.broken)
+    prefills = max(c.prefills + 1, math.ceil(c.prefills * 1.25)) if late else c.prefills
+    decodes = max(c.decodes + 1, math.ceil(c.decodes * 1.25)) if slow else c.decodes
+    if prefills + decodes > most:
+        return None
+    return c.with_replicas(prefills + decodes, prefills)
 
 
 def _simulate(
     candidate: Candidate, trace: Trace, promises: Sequence[Promise], requests: int,
     server: Any = None,
 ) -> Confirmed:  # fmt: skip
-    part = trace.head(min(len(trace), requests * candidate.replicas))
-    if candidate.replicas > 1:
-        part = part.take(np.arange(0, len(part), candidate.replicas))
+    # Equal replicas fed in turn look the same: one, or one set of two pools, stands for all.
+    groups = candidate.replicas
+    if candidate.prefills:
+        groups = math.gcd(candidate.prefills, candidate.decodes)
+    part = trace.head(min(len(trace), requests * groups))
+    if groups > 1:
+        part = part.take(np.arange(0, len(part), groups))
     server = server or candidate.server()
-    report = simulate(server, part, drop_long=True)
-    # One replica stands for all of them.
+    if candidate.prefills:
+        report = simulate_split(
+            server, part, prefills=candidate.prefills // groups,
+            decodes=candidate.decodes // groups, drop_long=True,
+        )  # fmt: skip
+    else:
+        report = simulate(server, part, drop_long=True)
     report = evolve(report, summary={
         **report.summary, "replicas": candidate.replicas, "devices": candidate.devices,
         "throughput_output_tokens_per_s":
-            report.summary["throughput_output_tokens_per_s"] * candidate.replicas,
+            report.summary["throughput_output_tokens_per_s"] * groups,
     })  # fmt: skip
     broken = tuple(
         f"{p.metric} {p.point} is {(p.value_s(report.summary) or 0) * 1e3:.0f} ms, above "

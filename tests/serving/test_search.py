@@ -1,0 +1,61 @@
+"""The search: splits of prompts and decoding, pipelines, and what it says of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from isoflop.cost.engines import load_engine
+from isoflop.hardware import load_fleet
+from isoflop.models import load_model
+from isoflop.plans import Formats
+from isoflop.serving.candidates import plans
+from isoflop.serving.disaggregated import simulate_split
+from isoflop.serving.launch import commands
+from isoflop.serving.search import advise
+from isoflop.serving.slo import parse_slo
+from isoflop.serving.traffic.generate import Lengths, open_loop
+
+
+def found(slo: str, rate: float = 3.0):
+    trace = open_loop(requests=600, requests_per_s=rate, prompt=Lengths(median=4000),
+                      output=Lengths(median=200))  # fmt: skip
+    return advise(load_model("llama-3.1-70b"), [load_fleet("8xh100-sxm")], trace, parse_slo(slo),
+                  load_engine("vllm"), weights=["fp8"], caches=["fp8"])  # fmt: skip
+
+
+def test_a_split_keeps_what_long_prompts_break():
+    """Prompts of 4,000 tokens stall decoding beside them; on instances of their own they do not."""
+    advice = found("ttft<2s@p99,tpot<20ms@p99")
+    assert advice.best is not None
+    assert advice.best.candidate.prefills > 0
+    together = [f for f in advice.finalists if not f.candidate.prefills]
+    assert not any(f.kept for f in together)
+    best = advice.best.candidate
+    trace = open_loop(requests=600, requests_per_s=3.0, prompt=Lengths(median=4000),
+                      output=Lengths(median=200))  # fmt: skip
+    again = simulate_split(best.server(), trace, prefills=best.prefills, decodes=best.decodes)
+    assert all(p.kept(again.summary) for p in advice.promises)
+
+
+def test_one_pool_where_one_is_enough():
+    advice = found("ttft<10s@p99,tpot<200ms@p99", rate=1.0)
+    assert advice.best is not None
+    assert advice.best.candidate.prefills == 0
+    assert any(f.candidate.prefills for f in advice.finalists), "a split is shown beside it"
+
+
+def test_split_launch_lines_name_both_pools():
+    advice = found("ttft<3s@p99,tpot<25ms@p99")
+    assert advice.best is not None
+    lines = commands(advice.best.candidate, 8000)
+    assert all(len(v.splitlines()) == 2 for v in lines.values())
+    assert "kv_connector" in lines["vLLM"]
+    assert "--disaggregation-mode prefill" in lines["SGLang"]
+    assert "cache_transceiver_config" in lines["TensorRT-LLM"]
+
+
+@pytest.mark.parametrize(("joined", "deepest"), [(8, 1), (1, 8)])
+def test_pipelines_where_fast_links_end(joined, deepest):
+    model = load_model("llama-3.1-8b")
+    made = list(plans(model, 8, 8, [Formats()], joined))
+    assert max(getattr(p, "pipeline", 1) for p in made) == deepest
