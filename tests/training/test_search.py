@@ -1,11 +1,20 @@
 import numpy as np
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoflop.errors import DoesNotFit, InvalidPlan
 from isoflop.hardware import load_accelerator, load_fleet
 from isoflop.models import FeedForward, LayerGroup, Mixer, ModelSpec, load_model
+from isoflop.training.memory import (
+    CONTEXT_BYTES,
+    FRAGMENTATION,
+    memory_parts,
+    stage_layers,
+    total_bytes,
+    usable_bytes,
+)
 from isoflop.training.plan import Plans, Recipe, TrainingJob
 from isoflop.training.search import bound_s, search_plans
 from isoflop.training.space import SpaceLimits, enumerate_plans
@@ -62,7 +71,7 @@ def test_every_plan_divides(count, batch):
     assert np.all(p.data * p.context % p.shard == 0)
     rows = np.stack([getattr(p, n) for n in (
         "tensor", "pipeline", "context", "data", "expert", "micro_batch", "virtual", "schedule",
-        "zero", "recompute", "sequence_parallel", "shard")], axis=1)  # fmt: skip
+        "zero", "recompute", "sequence_parallel", "shard", "first", "last")], axis=1)  # fmt: skip
     assert len(np.unique(rows, axis=0)) == len(rows)
 
 
@@ -99,3 +108,46 @@ def test_a_batch_that_divides_nothing_is_a_sentence():
     job = TrainingJob(model=small(4, 4), global_batch=3, sequence_tokens=1025)
     with pytest.raises(InvalidPlan, match="divide"):
         enumerate_plans(job, 64)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    layers=st.sampled_from([7, 8, 10]), count=st.sampled_from([2, 4, 8]),
+    share=st.floats(0.3, 0.9), sequence=st.sampled_from([1024, 4096]),
+)  # fmt: skip
+def test_the_fewest_recomputed_layers_that_fit_are_as_fast_as_any(layers, count, share, sequence):
+    job = TrainingJob(model=small(layers, 8), global_batch=16, sequence_tokens=sequence)
+    device, recipe = load_accelerator("h100-sxm"), Recipe()
+    limits = SpaceLimits(micro_batch=16, schedules=("gpipe", "1f1b", "interleaved"))
+    plans = enumerate_plans(job, count, limits)
+    needed = total_bytes(memory_parts(job, recipe, plans))
+    # A device that holds some plans and not others.
+    room = needed.min() + share * (np.quantile(needed, 0.9) - needed.min())
+    capacity = (room + CONTEXT_BYTES) / (1.0 - FRAGMENTATION)
+    tight = evolve(device, memory=evolve(device.memory, capacity_bytes=capacity))
+    found = search_plans(job, recipe, tight, count, limits=limits)
+    pricer = StepPricer(job=job, recipe=recipe, device=tight)
+    best = np.inf
+    for n in range(layers):
+        mixed = evolve(plans, full_layers=np.full(len(plans), n))
+        fits = total_bytes(memory_parts(job, recipe, mixed)) <= usable_bytes(tight)
+        fits &= (plans.recompute < 2) & ((plans.first + plans.last == 0) | (n == 0)) | (n == 0)
+        fits &= (n == 0) | (n < stage_layers(job, recipe, plans))
+        if fits.any():
+            best = min(best, float(pricer.price(mixed.take(fits)).seconds.min()))
+    assert found.seconds[0] == pytest.approx(best, rel=1e-12)
+
+
+def test_uneven_ends_are_searched_where_layers_do_not_divide():
+    job = TrainingJob(model=small(13, 8), global_batch=64, sequence_tokens=1024)
+    p = enumerate_plans(job, 4, SpaceLimits(tensor=1, schedules=("1f1b",)))
+    four = p.take(p.pipeline == 4)
+    assert set(zip(four.first.tolist(), four.last.tolist(), strict=True)) == {(3, 2)}
+    pricer = StepPricer(job=job, recipe=Recipe(), device=load_accelerator("h100-sxm"))
+    even = evolve(four, first=0 * four.first, last=0 * four.last)
+    gain = pricer.price(even).seconds / pricer.price(four).seconds
+    assert np.all(gain >= 1.0)
+    # With many micro-batches the last stage, which has the head, no longer holds the others up.
+    assert gain[four.micro_batch == 1].min() > 1.05
+    needed = [total_bytes(memory_parts(job, Recipe(), p)) for p in (four, even)]
+    assert np.all(needed[0] <= needed[1] * (1 + 1e-12))

@@ -29,6 +29,7 @@ def plan(
     weights: Annotated[str, Parameter(name="--format")] = "bf16",
     optimizer: Literal["adam", "adam8bit", "adafactor", "muon", "sgd"] = "adam",
     offload: Literal["none", "cpu", "nvme"] = "none",
+    gradients: str = "",
     overlap_tensor: Annotated[bool, Parameter(negative=())] = False,
     overlap_expert: Annotated[bool, Parameter(negative=())] = False,
     emit: str = "",
@@ -62,6 +63,9 @@ def plan(
         Decides the bytes of state per parameter.
     offload
         Where optimizer state lives.
+    gradients
+        How gradients travel between data ranks: fp32 (default), bf16, 8bit, 1bit, or powersgd4 for
+        factors of rank 4.
     overlap_tensor
         Tensor-parallel collectives overlap with products.
     overlap_expert
@@ -76,7 +80,7 @@ def plan(
     from ..training.plan import Recipe
 
     recipe = Recipe(
-        format=_format(weights), optimizer=optimizer, offload=offload,
+        format=_format(weights), optimizer=optimizer, offload=offload, exchange=gradients,
         overlap_tensor=overlap_tensor, overlap_expert=overlap_expert, fused_exchange=True,
     )  # fmt: skip
     job = _job(model, tokens, batch, global_batch, seq)

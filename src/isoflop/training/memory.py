@@ -18,7 +18,7 @@ Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Paramet
 from __future__ import annotations
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from .. import parameters
 from ..cost.features import Array
@@ -245,6 +245,31 @@ def memory_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Ar
     return parts
 
 
+def fewest_full_layers(
+    job: TrainingJob, recipe: Recipe, plans: Plans, available: float
+) -> Array:  # fmt: skip
+    """Fewest layers of every stage to recompute whole for a plan to fit; 0 where none under all do.
+
+    For plans of even stages whose recomputation is none or selective. Memory falls along a line
+    with each layer, steeper on the first stage than on the last, which holds logits.
+    """
+    one = evolve(plans, full_layers=np.ones_like(plans.tensor))
+    parts = memory_parts(job, recipe, one)
+    standing = total_bytes(parts) - parts["activations"] - parts["logits"]
+    count = micro_batches(job, plans)
+    layers = stage_layers(job, recipe, plans)
+    kept, inputs = kept_bytes(job, recipe, plans)
+    first = in_flight_at(plans, count, np.zeros_like(plans.pipeline))
+    last = in_flight_at(plans, count, plans.pipeline - 1)
+    fewest = np.ones(len(plans))
+    for flying, more in ((first, 0.0), (last, logit_bytes(job, recipe, plans, count))):
+        over = standing + more + flying * layers * kept - available
+        with np.errstate(divide="ignore", invalid="ignore"):
+            need = np.ceil(over / (flying * (kept - inputs)) - 1e-9)
+        fewest = np.maximum(fewest, np.where(kept > inputs, need, np.inf))
+    return np.where((fewest < layers) & ~uneven(plans), fewest, 0.0).astype(np.int32)
+
+
 def logit_bytes(job: TrainingJob, recipe: Recipe, plans: Plans, count: Array) -> Array:
     """Bytes of the logits that the last stage holds at once."""
     s = layer_shape(job.model, recipe)
@@ -307,7 +332,8 @@ def _parts(
     weights = weights * np.where(plans.schedule == DUALPIPE, 2.0, 1.0)
     return {
         "weights": weights,
-        "gradients": shared(0.0 if recipe.adapters else recipe.gradient_bytes, 2),
+        "gradients": shared(0.0 if recipe.adapters else recipe.gradient_bytes, 2)
+        + (0.0 if recipe.adapters else recipe.gradient_exchange.error_bytes) * (dense + experts),
         "optimizer": state,
         "activations": stage_activation_bytes(job, recipe, plans, layers) * flying,
         "logits": np.zeros(len(plans)),

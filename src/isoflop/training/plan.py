@@ -18,6 +18,7 @@ from ..cost.features import Array
 from ..errors import InvalidInput, InvalidPlan
 from ..formats import load_format
 from ..models import ModelSpec
+from .compression import GradientExchange, find_exchange
 
 Schedule = Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "dualpipe"]
 Recompute = Literal["none", "selective", "alternate", "full"]
@@ -78,6 +79,9 @@ class Recipe:
         Operand format of the linear layers: bf16, fp16, fp8-e4m3, mxfp8-e4m3, nvfp4, ...
     master_bytes, gradient_bytes : float
         Per parameter: the optimizer's own copy of the weights (0: none) and gradients.
+    exchange : str
+        How gradients travel between data ranks: fp32, bf16, 8bit, 1bit, powersgd4, ... (see
+        `isoflop.training.compression`); empty: as they are held.
     fused_attention : bool
         FlashAttention-like kernels; otherwise scores go through memory.
     older_attention : bool
@@ -104,6 +108,7 @@ class Recipe:
     optimizer: Optimizer = "adam"
     master_bytes: float = 4.0
     gradient_bytes: float = 4.0
+    exchange: str = ""
     fused_attention: bool = True
     older_attention: bool = False
     dropout: bool = False
@@ -123,6 +128,16 @@ class Recipe:
                 f"The optimizer is '{self.optimizer}'; it must be one of "
                 f"{', '.join(OPTIMIZER_BYTES)}."
             )
+
+        if self.exchange:
+            find_exchange(self.exchange)
+
+    @property
+    def gradient_exchange(self) -> GradientExchange:
+        """How gradients travel."""
+        if self.exchange:
+            return find_exchange(self.exchange)
+        return GradientExchange(name="as held", bytes_per_value=self.gradient_bytes)
 
     @property
     def state_bytes(self) -> float:

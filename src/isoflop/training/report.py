@@ -136,6 +136,7 @@ class PlanReport:
         out: dict[str, Any] = {
             "model": self.job.model.id, "device": self.device.id, "devices": self.count,
             "global_batch": self.job.global_batch, "sequence_tokens": self.job.sequence_tokens,
+            "gradient_exchange": self.recipe.gradient_exchange.name,
             "plan": self.plan.describe(), "fits": used <= self.usable_bytes,
             "step_s": self.step_s, "step_parts_s": self.step_parts,
             "tokens_per_s": self.tokens_per_s, "memory_parts_bytes": self.memory,
@@ -189,8 +190,7 @@ def check_plan(job: TrainingJob, plan: TrainingPlan, count: int) -> None:
         raise InvalidPlan(
             f"A global batch of {job.global_batch} sequences does not divide by data x "
             f"micro-batch = {plan.data} x {plan.micro_batch} = {share}. Change one of the three; "
-            f"{job.global_batch // share * share or share} and "
-            f"{(job.global_batch // share + 1) * share} would do."
+            f"{_multiples(job.global_batch, share)} would do."
         )
     _check_pipeline(job, plan, job.global_batch // share)
     if plan.context > 1 and job.sequence_tokens % (2 * plan.context):
@@ -208,6 +208,12 @@ def check_plan(job: TrainingJob, plan: TrainingPlan, count: int) -> None:
                 f"{n} experts over ep{plan.expert} x etp{plan.expert_tensor} do not divide, or "
                 f"not into the {ranks} ranks of tensor x context x data."
             )
+
+
+def _multiples(batch: int, share: int) -> str:
+    """The multiples of `share` next to a batch."""
+    below = batch // share * share
+    return f"{below} and {below + share}" if below else str(share)
 
 
 def _check_pipeline(job: TrainingJob, plan: TrainingPlan, count: int) -> None:
@@ -234,6 +240,11 @@ def describe_plan(
         If the plan does not divide the job.
     """
     check_plan(job, plan, count)
+    if plan.zero >= 2 and not recipe.gradient_exchange.shards:
+        raise InvalidPlan(
+            f"Gradients exchanged as {recipe.exchange} stay whole on every rank; ZeRO {plan.zero} "
+            "shards them. Use zero0, zero1, or another exchange such as 8bit."
+        )
     pricer = StepPricer(job=job, recipe=recipe, device=device, cluster=cluster)
     plans = Plans.of([plan])
     step = pricer.price(plans)
@@ -313,6 +324,8 @@ def _changes(report: PlanReport, cluster: Cluster | None, limits: SpaceLimits) -
     attempt("twice the device memory", recipe, evolve(device, memory=more), cluster, job)
     if recipe.optimizer == "adam":
         attempt("8-bit Adam", evolve(recipe, optimizer="adam8bit"), device, cluster, job)
+    if not recipe.exchange and recipe.gradient_bytes > 2:
+        attempt("reduce gradients in bf16", evolve(recipe, exchange="bf16"), device, cluster, job)
     attempt("twice the global batch", recipe, device, cluster,
             evolve(job, global_batch=2 * job.global_batch))  # fmt: skip
     if cluster is not None and len(cluster.tiers) > 1:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ..cost.features import Array
 from ..errors import DoesNotFit
@@ -21,6 +21,8 @@ from .calibration import TrainingCalibration
 from .memory import (
     ALTERNATE,
     FULL,
+    SELECTIVE,
+    fewest_full_layers,
     memory_parts,
     micro_batches,
     stage_layers,
@@ -106,13 +108,13 @@ def search_plans(
         If none fits; the message names the leanest one and what it needs.
     """
     start = time.perf_counter()
+    limits = limits or SpaceLimits()
+    if not recipe.gradient_exchange.shards:
+        limits = evolve(limits, zero=tuple(z for z in limits.zero if z < 2))
     plans = enumerate_plans(job, count, limits)
     considered = len(plans)
-    needed = np.concatenate([
-        total_bytes(memory_parts(job, recipe, plans.take(slice(i, i + CHUNK))))
-        for i in range(0, considered, CHUNK)
-    ])  # fmt: skip
     usable = usable_bytes(device)
+    plans, needed = _fill_memory(job, recipe, plans, usable if limits.mixes else 0.0)
     held = np.flatnonzero(needed <= usable)
     if len(held) == 0:
         _refuse(job, plans, needed, usable, device, count)
@@ -145,6 +147,27 @@ def search_plans(
     )  # fmt: skip
 
 
+def _fill_memory(
+    job: TrainingJob, recipe: Recipe, plans: Plans, available: float
+) -> tuple[Plans, Array]:  # fmt: skip
+    """Bytes every plan needs; one that needs too much recomputes the fewest layers that help."""
+    needed = np.empty(len(plans))
+    for i in range(0, len(plans), CHUNK):
+        here = slice(i, i + CHUNK)
+        part = plans.take(here)
+        parts = memory_parts(job, recipe, part)
+        needed[here] = total_bytes(parts)
+        standing = sum(parts[k] for k in ("weights", "gradients", "optimizer"))
+        mixed = (needed[here] > available) & (standing < available) & (part.recompute <= SELECTIVE)
+        at = i + np.flatnonzero(mixed)
+        if len(at):
+            layers = fewest_full_layers(job, recipe, plans.take(at), available)
+            at, layers = at[layers > 0], layers[layers > 0]
+            plans.full_layers[at] = layers
+            needed[at] = total_bytes(memory_parts(job, recipe, plans.take(at)))
+    return plans, needed
+
+
 def bound_s(pricer: StepPricer, plans: Plans) -> Array:
     """Seconds that no price of a plan falls below."""
     job, recipe, cal = pricer.job, pricer.recipe, pricer.calibration
@@ -158,14 +181,14 @@ def bound_s(pricer: StepPricer, plans: Plans) -> Array:
     head = 2.0 * m.vocab * m.hidden if m.head else 0.0
     layer = max(forward - head, 0.0) / m.depth
     rounds = np.where(plans.recompute == FULL, 4.0, np.where(plans.recompute == ALTERNATE, 3.3, 3))
+    layers = stage_layers(job, recipe, plans)
+    rounds = rounds + np.minimum(plans.full_layers / layers, 1.0)
     rounds = rounds - (1.0 if recipe.adapters else 0.0)
     tokens = plans.micro_batch * job.sequence_tokens / plans.context / plans.tensor
-    stage = tokens * layer * stage_layers(job, recipe, plans) * rounds / rate * share
+    stage = tokens * layer * layers * rounds / rate * share
     steps = micro_batches(job, plans)
     filled = np.isin(plans.schedule, [SCHEDULES.index(s) for s in ("gpipe", "1f1b", "interleaved")])
-    mean = stage * np.minimum(
-        1.0, job.model.depth / (plans.pipeline * stage_layers(job, recipe, plans))
-    )
+    mean = stage * np.minimum(1.0, job.model.depth / (plans.pipeline * layers))
     bubble = np.maximum((plans.pipeline - 1.0) * mean - (stage - mean), 0.0) / plans.virtual
     return steps * stage + np.where(filled, bubble, 0.0)
 

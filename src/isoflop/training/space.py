@@ -12,7 +12,7 @@ from ..models import ModelSpec
 from .plan import RECOMPUTE, SCHEDULES, Plans, TrainingJob
 
 SINGLE = tuple(SCHEDULES.index(s) for s in ("gpipe", "1f1b", "zero-bubble", "dualpipe"))
-INTERLEAVED = SCHEDULES.index("interleaved")
+INTERLEAVED, DUALPIPE = SCHEDULES.index("interleaved"), SCHEDULES.index("dualpipe")
 
 
 @frozen(kw_only=True)
@@ -25,6 +25,8 @@ class SpaceLimits:
         Largest degrees.
     node : int
         Devices of a node: the shard size of hybrid ZeRO.
+    mixes : bool
+        Whether a plan that does not fit may recompute as many layers whole as it takes.
     """
 
     tensor: int = 32
@@ -37,6 +39,7 @@ class SpaceLimits:
     recompute: tuple[str, ...] = RECOMPUTE
     zero: tuple[int, ...] = (0, 1, 2, 3)
     schedules: tuple[str, ...] = ("1f1b", "interleaved", "zero-bubble")
+    mixes: bool = True
 
 
 def divisors(n: int, most: int) -> list[int]:
@@ -98,10 +101,11 @@ def enumerate_plans(job: TrainingJob, count: int, limits: SpaceLimits | None = N
         )
     table = np.concatenate(blocks, axis=1)
     names = ("tensor", "pipeline", "context", "data", "expert", "expert_tensor", "micro_batch",
-             "virtual", "schedule", "zero", "recompute", "sequence_parallel", "shard")  # fmt: skip
-    zeros = np.zeros(table.shape[1], np.int32)
-    return Plans(**dict(zip(names, table, strict=True)), full_layers=zeros, first=zeros, last=zeros,
-                 stages=np.zeros((table.shape[1], 0), np.int32))  # fmt: skip
+             "virtual", "schedule", "first", "last", "zero", "recompute", "sequence_parallel",
+             "shard")  # fmt: skip
+    count = table.shape[1]
+    return Plans(**dict(zip(names, table, strict=True)), full_layers=np.zeros(count, np.int32),
+                 stages=np.zeros((count, 0), np.int32))  # fmt: skip
 
 
 def _block(
@@ -121,14 +125,43 @@ def _block(
     inner = np.array(list(product(zero, codes, sp, shards)), np.int32)
     inner = inner[(inner[:, 0] > 0) | (inner[:, 3] == dp * cp)]
     heads = [
-        (tp, pp, cp, dp, ep, etp, mb, v, kind)
+        (tp, pp, cp, dp, ep, etp, mb, v, kind, first, last)
         for (ep, etp), (v, kind), mb in product(experts, schedules, micro)
-        # Interleaving wants whole rounds (Narayanan et al. 2021, section 2.2).
-        if v == 1 or (job.global_batch // (dp * mb)) % pp == 0
+        if _runs(kind, pp, job.global_batch // (dp * mb))
+        for first, last in (_ends(job.model.depth, pp) if v == 1 and kind != DUALPIPE else EVEN)
     ]
-    outer = np.array(heads, np.int32).reshape(-1, 9).T
+    outer = np.array(heads, np.int32).reshape(-1, 11).T
     both = np.repeat(outer, len(inner), axis=1), np.tile(inner.T, (1, len(heads)))
     return [np.concatenate(both)]
+
+
+EVEN = [(0, 0)]
+"""First and last stage as full as the others."""
+
+
+def _runs(kind: int, pp: int, count: int) -> bool:
+    """Whether a schedule runs `count` micro-batches: interleaving wants whole rounds (Narayanan et
+    al. 2021, section 2.2), DualPipe pairs of stages and two micro-batches for each."""
+    if kind == INTERLEAVED:
+        return count % pp == 0
+    return kind != DUALPIPE or (pp % 2 == 0 and count % 2 == 0 and count >= 2 * pp)
+
+
+def _ends(depth: int, pp: int) -> list[tuple[int, int]]:
+    """Layers of the first and the last stage where layers do not divide; (0, 0) where they do.
+
+    No stage is fuller than spreading evenly makes the fullest one; the places that leaves free go
+    to the ends: one or two to the last stage, for the head, and one to the first, which holds most
+    micro-batches in flight. No other spread of the same fullest stage is slower or needs more
+    where the head costs up to two layers.
+    """
+    most = -(-depth // pp)
+    free = most * pp - depth
+    if not free or most < 3 or (pp > 2 and (depth + 2) % pp == 0):
+        return EVEN
+    if pp == 2 or free == 1:
+        return [(0, most - 1)]
+    return [(most - 1, most - 1 if free == 2 else most - 2)]
 
 
 def _schedules(depth: int, pp: int, lim: SpaceLimits) -> list[tuple[int, int]]:

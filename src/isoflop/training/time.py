@@ -25,6 +25,7 @@ from ..cost.timing import JOULES_PER_FLOP
 from ..formats import load_format
 from ..hardware import Accelerator, Cluster
 from .calibration import TrainingCalibration, load_training
+from .compression import sent_bytes
 from .compute import ComputeTable, Network
 from .memory import (
     ALTERNATE,
@@ -48,6 +49,8 @@ and transfers, optimizer and host."""
 OPTIMIZER_PASSES_BYTES = 10.0
 """Bytes per parameter besides state read and written: gradient read twice (norm, update) in fp32
 and 16-bit weights written."""
+OPTIMIZER_BANDWIDTH_SHARE = 0.85
+"""Share of memory bandwidth that elementwise passes over parameters reach; estimate."""
 CPU_ADAM_SHARE = 0.5
 """Share of host memory bandwidth an optimizer on the CPU reaches; estimate."""
 
@@ -148,6 +151,7 @@ class _Pricing:
         self.m = micro_batches(pricer.job, plans)
         self.layers = stage_layers(pricer.job, pricer.recipe, plans)
         self.tokens = plans.micro_batch * pricer.job.sequence_tokens / plans.context
+        self.sent = sent_bytes(self.r.gradient_exchange, self.job.model, plans.tensor)
         self.bits = load_format(pricer.recipe.format).bits
         full = plans.recompute == FULL
         # Share of the fullest stage's layers that run forward twice.
@@ -350,7 +354,7 @@ class _Pricing:
         # Implementations that do not look ahead gather each matrix by itself.
         pieces = 1.0 if self.r.overlap_data else MATRICES_PER_LAYER
         gather = self._ring(2.0 * per_layer, plans.shard, stride, 1.0, pieces)
-        scatter = self._ring(self.r.gradient_bytes * per_layer, plans.shard, stride, 1.0, pieces)
+        scatter = self._ring(self.sent * per_layer, plans.shard, stride, 1.0, pieces)
         both = gather + scatter
         if self.r.overlap_data:
             hidden = self.cal.contention
@@ -408,22 +412,31 @@ class _Pricing:
         stride = plans.tensor
         group = plans.expert * plans.expert_tensor
         owners = np.maximum(ranks * plans.tensor // group, 1)
-        width = self.r.gradient_bytes
+        width = self.sent
         if self.r.adapters:
             return np.zeros(len(plans))
+        work = self._compression(dense + experts)
         reduce = self._ring(width * dense, ranks, stride)
         reduce = reduce + self._ring(width * experts, owners, np.minimum(group, self.net.node))
         back = np.where(plans.zero == 0, width, 2.0)
         share = self._ring(dense * back, ranks, stride)
         share = share + self._ring(experts * back, owners, np.minimum(group, self.net.node))
         if not self.r.overlap_data:
-            return np.where(plans.zero == 3, 0.0, reduce + share)
+            return work + np.where(plans.zero == 3, 0.0, reduce + share)
         shown = self.cal.contention
         b = np.maximum(reduce - backward, 0.0) + shown * np.minimum(reduce, backward)
         f = np.maximum(share - forward, 0.0) + shown * np.minimum(share, forward)
         # Sharded gradients cannot wait for the last micro-batch: each one's are reduced.
         b = np.where(plans.zero == 2, self.m * b, b)
-        return np.where(plans.zero == 3, 0.0, b + f)
+        return work + np.where(plans.zero == 3, 0.0, b + f)
+
+    def _compression(self, values: Array) -> Array:
+        """Seconds to compress and decompress `values` local gradients as often as they travel."""
+        plans, traffic = self.plans, self.r.gradient_exchange.traffic_bytes
+        each = (plans.zero == 2) | ((plans.zero == 3) & (plans.pipeline == 1))
+        ranks = plans.data * plans.context
+        moved = traffic * values * np.where(each, self.m, 1.0) * (ranks > 1)
+        return moved / (OPTIMIZER_BANDWIDTH_SHARE * self.device.memory.bandwidth_bytes_per_s)
 
     def _optimizer(self) -> Array:
         """Read gradient, state and master weights, write them and the 16-bit weights."""
@@ -436,7 +449,9 @@ class _Pricing:
         owners = np.maximum(np.where(plans.zero >= 1, ranks * plans.tensor / group, 1.0), 1.0)
         owned = dense / ranks + experts / owners
         moved = 2.0 * self.r.state_bytes + OPTIMIZER_PASSES_BYTES
-        time = owned * moved / (0.85 * self.device.memory.bandwidth_bytes_per_s)
+        time = (
+            owned * moved / (OPTIMIZER_BANDWIDTH_SHARE * self.device.memory.bandwidth_bytes_per_s)
+        )
         if self.r.offload == "none":
             return time
         host = self.cluster.host if self.cluster else None
