@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -172,7 +172,7 @@ def _print(result: Explanation, question: Question) -> None:
     out.print(_crossover_text(result))
     at = "" if question.phase == "decode" else f" of {question.context} tokens"
     ops = [
-        [o["operator"], show_flop(o["flop"]), show_bytes(o["bytes"]), f"{o['intensity']:.3g}",
+        [o["operator"], show_flop(o["flop"]), _moved(o), f"{o['intensity']:.3g}",
          show_s(o["seconds"]), o["bound"], f"{o['share']:.1%}"]
         for o in result.operators if o["share"] > 0.004
     ]  # fmt: skip
@@ -191,6 +191,14 @@ def _print(result: Explanation, question: Question) -> None:
     found = [[f"{x.speedup:.2f}x", x.change, x.evidence] for x in result.findings]
     title = f"What would help most at batch {question.batch}"
     out.print(table(title, ["gain", "change", "because"], found, left=3, wrap=True))
+
+
+def _moved(operator: dict[str, Any]) -> str:
+    """Bytes to and from memory; of a collective, the payload it sends."""
+    from ..units import show_bytes
+
+    sent = operator["sent_bytes"]
+    return f"{show_bytes(sent)} sent" if sent else show_bytes(operator["bytes"])
 
 
 def _crossover_text(result: Explanation) -> str:
