@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -121,6 +122,30 @@ def test_balanced_stages_are_no_slower(capsys):
     assert sum(balanced["stage_layers"]) == 61
     assert balanced["stage_layers"][-1] < max(balanced["stage_layers"])
     assert parse_training_plan(balanced["plan"]).layers == tuple(balanced["stage_layers"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("tp3,mb1", "takes 3 devices and the fleet has 8"),
+        ("pp4,first9,last9,mb1,zero1", "more"), ("pp4,layers=8/8/8/9,mb1", "33 layers"),
+        ("mb8,zero0", "does not fit"), ("pp4,dualpipe,mb32", "not possible: DualPipe"),
+    ],
+)  # fmt: skip
+def test_any_named_plan_is_told_why_not(capsys, asked, words):
+    out = json.loads(run(capsys, "llama-3.1-8b", "--on", "8xdgx-h100", "--global-batch", "64",
+                         "--why-not", asked, "--json"))  # fmt: skip
+    assert words in out["why_not"]
+
+
+def test_a_fleet_too_small_names_one_that_is_not(capsys):
+    with pytest.raises(SystemExit):
+        main(["plan", "llama-3.1-70b", "--on", "4xdgx-h100", "--global-batch", "64"])
+    count = int(re.search(r"(\d+) of them hold it", capsys.readouterr().err).group(1))  # type: ignore[union-attr]
+    assert count in (8, 16, 32)
+    out = json.loads(run(capsys, "llama-3.1-70b", "--on", f"{count}xdgx-h100", "--global-batch",
+                         "64", "--json"))  # fmt: skip
+    assert out["fits"]
 
 
 def test_offload_makes_room():

@@ -103,6 +103,7 @@ def _report(job: TrainingJob, recipe: Recipe, on: str, layout: str, why_not: str
     """The named plan priced, or the best one searched for."""
     from attrs import evolve
 
+    from ..errors import InvalidPlan
     from ..hardware import load_fleet
     from ..training.plan import fill_data, parse_training_plan
     from ..training.report import describe_plan, explain_why_not, plan_run, require_fit
@@ -115,8 +116,13 @@ def _report(job: TrainingJob, recipe: Recipe, on: str, layout: str, why_not: str
     else:
         report = plan_run(job, recipe, device, count, cluster)
     if why_not:
-        asked = fill_data(parse_training_plan(why_not), count)
-        report = evolve(report, why_not=explain_why_not(report, asked, cluster))
+        asked = parse_training_plan(why_not)
+        try:
+            asked = fill_data(asked, count)
+            answer = explain_why_not(report, asked, cluster)
+        except InvalidPlan as error:
+            answer = f"{asked.describe()} is not possible: {error}"
+        report = evolve(report, why_not=answer)
     return report
 
 

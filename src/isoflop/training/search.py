@@ -13,7 +13,7 @@ import numpy as np
 from attrs import evolve, frozen
 
 from ..cost.features import Array
-from ..errors import DoesNotFit
+from ..errors import DoesNotFit, InvalidPlan
 from ..formats import load_format
 from ..hardware import Accelerator, Cluster
 from ..units import show_bytes
@@ -117,7 +117,8 @@ def search_plans(
     plans, needed = _fill_memory(job, recipe, plans, usable if limits.mixes else 0.0)
     held = np.flatnonzero(needed <= usable)
     if len(held) == 0:
-        _refuse(job, plans, needed, usable, device, count)
+        larger = _smallest_fleet(job, recipe, count, usable, limits)
+        _refuse(job, plans, needed, usable, device, count, larger)
     pricer = StepPricer(job=job, recipe=recipe, device=device, cluster=cluster,
                         calibration=calibration)  # type: ignore[arg-type]  # fmt: skip
     plans, needed = plans.take(held), needed[held]
@@ -193,14 +194,32 @@ def bound_s(pricer: StepPricer, plans: Plans) -> Array:
     return steps * stage + np.where(filled, bubble, 0.0)
 
 
+def _smallest_fleet(
+    job: TrainingJob, recipe: Recipe, count: int, usable: float, limits: SpaceLimits
+) -> int:
+    """The first of 2, 4, ... 64 times as many devices that hold the job; 0 where none does."""
+    for times in (2, 4, 8, 16, 32, 64):
+        try:
+            plans = enumerate_plans(job, count * times, limits)
+        except InvalidPlan:
+            continue
+        for i in range(0, len(plans), CHUNK):
+            part = plans.take(slice(i, i + CHUNK))
+            if total_bytes(memory_parts(job, recipe, part)).min() <= usable:
+                return count * times
+    return 0
+
+
 def _refuse(
-    job: TrainingJob, plans: Plans, needed: Array, usable: float, device: Accelerator, count: int
-) -> None:
+    job: TrainingJob, plans: Plans, needed: Array, usable: float, device: Accelerator, count: int,
+    larger: int,
+) -> None:  # fmt: skip
+    more = f"{larger} of them hold it: use" if larger else "Use"
     least = int(np.argmin(needed))
     raise DoesNotFit(
         f"{job.model.name} does not fit {count} x {device.name} with any of {len(plans)} plans. "
         f"The leanest, {plans.at(least).describe()}, needs {show_bytes(float(needed[least]))} of "
-        f"{show_bytes(usable)} usable per device. Use more or larger devices, an optimizer with "
+        f"{show_bytes(usable)} usable per device. {more} more or larger devices, an optimizer with "
         "less state (--optimizer adam8bit) or offload (--offload cpu).",
         needed_bytes=float(needed[least]), available_bytes=usable,
     )  # fmt: skip
