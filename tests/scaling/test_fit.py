@@ -22,6 +22,7 @@ from isoflop.scaling.fit import chinchilla_starts, expanded_tail, fit_law
 from isoflop.scaling.law import find_law
 from isoflop.scaling.published import load_published
 from isoflop.scaling.reproduce import epoch_resamples, reproduce
+from isoflop.scaling.sensitivity import EMBEDDING, sensitivity, without_embeddings
 from isoflop.scaling.solve import TwoPowers, generic, huber
 
 from ..shared_data import data
@@ -284,3 +285,26 @@ def test_duplicates_and_conventions_are_noticed(tmp_path):
     notes = " ".join(read_runs(path, LAW).notes)
     assert "repeat an earlier one" in notes
     assert "C / (N D) is 7.2" in notes
+
+
+def test_sizes_without_embeddings_give_the_totals_back_and_kaplans_exponent():
+    n = np.array([1e6, 1e8, 1e10])
+    total = n + EMBEDDING * np.cbrt(n)
+    assert total[0] == pytest.approx(5.749e6, rel=1e-3)
+    np.testing.assert_allclose(without_embeddings(total), n, rtol=1e-9)
+    runs = sweep(9)
+    rows = {r["choice"]: r for r in sensitivity(runs, fit_law(runs, LAW))}
+    fewer = next(r for c, r in rows.items() if "without embeddings" in c)
+    # Small models lose the larger share, so size seems to grow faster with compute.
+    assert fewer["exponent_params"] > rows["as fitted (delta 0.001)"]["exponent_params"]
+
+
+def test_runs_below_the_break_of_small_models_are_noticed(tmp_path):
+    c = sweep(7).columns
+    rows = [f"{n},{d},{y}" for n, d, y in zip(c["params"], c["tokens"], c["loss"])]
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join(["params,tokens,loss", *rows]))
+    assert not any("reduced-scale" in text for text in read_runs(path, LAW).notes)
+    path.write_text("\n".join(["params,tokens,loss", *rows, "1e6,1e8,6.1", "2e6,1e8,5.8"]))
+    notes = read_runs(path, LAW).notes
+    assert any("2 runs took less" in text for text in notes)

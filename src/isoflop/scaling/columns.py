@@ -121,6 +121,7 @@ def read_runs(
     lines = np.array([line for line, _ in rows])
     _conventions(found, notes)
     _duplicates(found, wanted, lines, notes)
+    _tiny(found, notes)
     runs = Runs(columns=found, lines=lines, notes=tuple(notes), groups=groups)
     check_runs(runs, law)
     return runs
@@ -208,6 +209,26 @@ def _conventions(found: Mapping[str, Array], notes: list[str]) -> None:
         notes.append(
             f"C / (N D) is {middle:.3g}, not 6: FLOP count attention or recomputation, or "
             "parameters leave out embeddings; fits on 6 N D and on C will differ"
+        )
+
+
+TINY_FLOP = 2.2e15
+"""Below this the loss of reduced-scale models leaves the line of larger ones (Deshpande et al. 2023,
+Honey, I Shrunk the Language, arXiv 2305.17266)."""
+
+
+def _tiny(found: Mapping[str, Array], notes: list[str]) -> None:
+    if "compute_flop" in found:
+        flop = found["compute_flop"]
+    elif {"params", "tokens"} <= found.keys():
+        flop = SIX * found["params"] * found["tokens"]
+    else:
+        return
+    count = int((flop < TINY_FLOP).sum())
+    if count:
+        notes.append(
+            f"{count} runs took less than {TINY_FLOP:.1e} FLOP, where reduced-scale models leave the "
+            "line of larger ones; compare a fit without them"
         )
 
 
