@@ -227,8 +227,8 @@ def _tiny(found: Mapping[str, Array], notes: list[str]) -> None:
     count = int((flop < TINY_FLOP).sum())
     if count:
         notes.append(
-            f"{count} runs took less than {TINY_FLOP:.1e} FLOP, where reduced-scale models leave the "
-            "line of larger ones; compare a fit without them"
+            f"{count} runs took less than {TINY_FLOP:.1e} FLOP, where reduced-scale models leave "
+            "the line of larger ones; compare a fit without them"
         )
 
 
