@@ -213,8 +213,8 @@ def _conventions(found: Mapping[str, Array], notes: list[str]) -> None:
 
 
 TINY_FLOP = 2.2e15
-"""Below this the loss of reduced-scale models leaves the line of larger ones (Deshpande et al. 2023,
-Honey, I Shrunk the Language, arXiv 2305.17266)."""
+"""Below this the loss of reduced-scale models leaves the line of larger ones (Deshpande et al.
+2023, Honey, I Shrunk the Language, arXiv 2305.17266)."""
 
 
 def _tiny(found: Mapping[str, Array], notes: list[str]) -> None:
