@@ -6,14 +6,18 @@ the vectoriser. These intrinsics emit the LLVM instruction of the operand's own 
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
+
+intrinsic: Any = _intrinsic  # it drops the typing context from what it decorates
 
 _FLOAT_OF = {types.uint32: types.float32, types.uint64: types.float64}
 _UINT_OF = {v: k for k, v in _FLOAT_OF.items()}
 
 
-def _binary(instruction: str):
+def _binary(instruction: str) -> Any:
     @intrinsic
     def operation(typing_context, a, b):
         signature = a(a, a)

@@ -25,12 +25,14 @@ def _trick(fmt: FloatFormat) -> tuple:
 def _carry(fmt: BlockFormat) -> int:
     """What to add to the bits of amax so that its exponent field rises as the rule says."""
     full = (1 << 23) - 1
+    element = fmt.element
+    assert isinstance(element, FloatFormat)  # `run` sees to it
     if fmt.rule == "ceil":
         return full
     if fmt.rule == "rceil":
-        largest = int(np.float32(fmt.element.max).view(np.uint32)) & full
+        largest = int(np.float32(element.max).view(np.uint32)) & full
         return full - largest
-    return 1 << (22 - fmt.element.mantissa_bits) if fmt.rule == "even" else 0
+    return 1 << (22 - element.mantissa_bits) if fmt.rule == "even" else 0
 
 
 def run(fmt: BlockFormat, x: np.ndarray, policy) -> np.ndarray | None:
