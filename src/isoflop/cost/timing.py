@@ -223,7 +223,7 @@ class KernelTimer:
             p = self._parameters(cal.gemm, op.weight_format, self._rate(op.weight_format)[1])
             return p.fixed
         if op.kind in ("decode", "mla_decode"):
-            return (cal.mla_decode if op.kind == "mla_decode" else cal.decode).fixed
+            return (cal.mla_decode if op.kind == "mla_decode" else cal.decode).empty_s(self.shape)
         return 0.0
 
     def _rate(self, fmt: NumberFormat) -> tuple[float, str]:

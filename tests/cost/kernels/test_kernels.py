@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoflop.cost.kernels import DeviceShape
-from isoflop.cost.kernels.attention import decode_time_s, prefill_time_s, tiled_pairs
+from isoflop.cost.kernels.attention import decode_time_s, prefill_time_s, tiled_keys
 from isoflop.cost.kernels.calibration import load_kernels
+from isoflop.cost.kernels.flash import LIBRARIES, key_splits
 from isoflop.cost.kernels.gemm import gemm_time_s
 from isoflop.cost.kernels.moe import experts_touched, moe_time_s, popularity
 from isoflop.evidence.operator_rows import predict_operator_table
@@ -55,12 +56,52 @@ def test_a_window_caps_decoding_time():
     assert times[1] == pytest.approx(times[0])
 
 
-def test_tiled_pairs_cover_the_triangle():
-    pairs, longest, tiles = tiled_pairs(np.array([1024.0]), 0.0)
+def test_tiles_cover_the_triangle():
+    keys, longest, tiles = tiled_keys(np.array([1024.0]), 0.0)
     assert tiles[0] == 8
     assert longest[0] == 1024
-    assert pairs[0] == pytest.approx(128 * 128 * (8 * 9 / 2))
-    assert pairs[0] > 1024 * 1025 / 2
+    assert keys[0] == pytest.approx(128 * (8 * 9 / 2))
+    assert 128 * keys[0] > 1024 * 1025 / 2
+
+
+@given(q=st.integers(1, 3000), c=st.integers(0, 2000), w=st.sampled_from([0, 128, 1000]),
+       s=st.sampled_from([16, 64, 128]), n=st.sampled_from([64, 128]))  # fmt: skip
+def test_tiled_keys_follow_a_count_tile_by_tile(q, c, w, s, n):
+    total = 0
+    for first in range(0, q, s):
+        end = c + min(first + s, q)
+        begin = max(0, c + first - w + 1) if w else 0
+        total += (-(-end // n) - begin // n) * n
+    keys, _, tiles = tiled_keys(q, c, w, step=s, block=n, slack=1.0 if w else 0.0)
+    assert keys == pytest.approx(total, abs=1.01 * n * float(tiles))
+    assert keys >= 0.45 * total
+
+
+def test_splits_follow_the_libraries_rules():
+    # 200 blocks nearly fill the 216 slots of 108 units: no split.
+    fa2 = key_splits(LIBRARIES["fa2"], np.array([8.0, 200.0]), np.array([32.0, 32.0]), 108)
+    assert fa2.tolist() == [_reference_splits(8, 216, 32), 1]
+    # 132 units: 8 heads of 64 blocks are ceil(1.1 x 512 / 132) = 5 blocks each, 13 pieces.
+    fa3 = key_splits(LIBRARIES["fa3"], np.array([8.0]), np.array([64.0]), 132)
+    assert fa3.tolist() == [13]
+
+
+def _reference_splits(blocks, slots, key_blocks):
+    """The search as its library writes it, one candidate after another."""
+    if blocks >= 0.8 * slots:
+        return 1
+    most, filled = min(key_blocks, slots, 128), {}
+    for s in range(1, most + 1):
+        if s == 1 or -(-key_blocks // s) != -(-key_blocks // (s - 1)):
+            waves = blocks * s / slots
+            filled[s] = waves / np.ceil(waves)
+    return next(s for s, v in filled.items() if v >= 0.85 * max(filled.values()))
+
+
+@given(b=st.integers(1, 500), n=st.integers(1, 600), u=st.sampled_from([58, 108, 142]))
+def test_searched_splits_equal_the_sequential_search(b, n, u):
+    got = key_splits(LIBRARIES["fa2"], np.array([float(b)]), np.array([float(n)]), u)
+    assert got[0] == _reference_splits(b, 2 * u, n)
 
 
 def test_prefill_is_quadratic_in_long_prompts():

@@ -1,4 +1,9 @@
-"""Softmax attention: prompts as tiles in waves, decoding as split caches in waves."""
+"""Softmax attention: prompts as tiles in waves, decoding as split caches in waves.
+
+Tiles, packing and splits are the library's own (`flash.py`); latencies are in clocks, loads in
+bytes per clock and unit, rates in shares of the datasheet's, so that parameters fitted on one
+device carry over to another that runs the same library.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +12,15 @@ from attrs import frozen
 from numpy.typing import ArrayLike
 
 from ..features import Array
+from .flash import DECODE_ROWS, LIBRARIES, by_width, key_splits, smooth_splits
 from .shape import DeviceShape
 
-QUERY_TILE = 128.0
-KEY_BLOCK = 128.0
-PACKED_ROWS = 64.0
-"""Query heads that share a KV head are packed into matrix tiles of this many rows."""
-DECODE_SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-SM_STREAM_BYTES_PER_S = 1e10
-"""Scale of the per-unit rate at which a prompt kernel moves queries and outputs."""
+LAUNCH_S = 4e-6
+"""Part of an empty call that does not shorten with the clock: the launch from a captured graph."""
+WIDEST_GAIN = 1.15
+"""Most that wider heads gain over width 128."""
+THROTTLE_FROM_S = 1e-4
+"""Duration of the products at which clocks start to fall towards their sustained value."""
 
 
 @frozen(kw_only=True)
@@ -24,14 +29,18 @@ class PrefillParameters:
 
     Attributes
     ----------
+    library : str
+        Whose tiles the kernels use: "fa2" or "fa3".
     fixed : float
-        Seconds of an empty call (launch, scheduling metadata, cache indexing).
+        Clocks of an empty call beyond its launch (scheduling metadata, cache indexing).
     compute : float
         Share of the dense rate at head width 128.
     head_exponent : float
         Rate grows as (head width / 128) to this power, up to 15% above.
+    load : float
+        Bytes per clock at which one unit loads keys and values from the last-level cache.
     stream : float
-        Bytes of queries, outputs and keys per second and unit, over 1e10.
+        Bytes per clock and unit at which queries, outputs and keys move.
     join : float
         Exponent of the p-norm of math and memory.
     throttle : float
@@ -39,14 +48,16 @@ class PrefillParameters:
     tail : float
         Waves lost to uneven tiles.
     tile : float
-        Seconds of prologue and epilogue per wave of tiles.
+        Clocks of prologue and epilogue per wave of tiles.
     window_slack : float
         Key blocks computed beyond a sliding window's band.
     """
 
+    library: str
     fixed: float
     compute: float
     head_exponent: float
+    load: float
     stream: float
     join: float
     throttle: float
@@ -61,70 +72,83 @@ class DecodeParameters:
 
     Attributes
     ----------
+    library : str
+        Whose tiles and splits the kernels use: "fa2" or "fa3".
     fixed : float
-        Seconds of an empty call.
+        Clocks of an empty call beyond its launch.
     wave : float
-        Seconds of prologue and epilogue per wave of blocks.
-    unit_speed : float
-        Most bandwidth one unit can draw, over its even share.
+        Clocks of prologue and epilogue per wave of blocks.
+    load : float
+        Bytes per clock that one unit can draw.
     memory : float
         Share of peak bandwidth of a large transfer.
     join : float
         Exponent of the p-norm of block and memory time.
     reduce : float
-        Seconds to combine split results.
-    residency, cache_speed : float
-        As for GEMMs; only repeated benchmarks see it.
+        Clocks to combine split results.
+    residency, sharpness : float
+        Share of the last-level cache at which half of a repeated working set is found there, and
+        the exponent of the fall around it; only repeated benchmarks see it.
+    cache : float
+        Bytes per clock and unit of the last-level cache under all units.
     compute : float
         Share of the dense rate of packed score and value products.
     transpose : float
-        Seconds of the copies that regroup query heads where a kernel packs them itself.
+        Clocks of the copies that regroup query heads where a kernel packs them itself.
     window_slack : float
         Key blocks read beyond a sliding window.
-    packs_windows : bool
-        Whether query heads are packed under a sliding window too.
     """
 
+    library: str
     fixed: float
     wave: float
-    unit_speed: float
+    load: float
     memory: float
     join: float
     reduce: float
     residency: float
-    cache_speed: float
+    sharpness: float
+    cache: float
     compute: float
     transpose: float
     window_slack: float
-    packs_windows: bool = True
+
+    def empty_s(self, device: DeviceShape) -> float:
+        """Seconds of an empty call."""
+        return LAUNCH_S + self.fixed / device.clock_hz
 
 
 def _floats(*values: ArrayLike) -> list[Array]:
     return list(np.broadcast_arrays(*(np.asarray(v, float) for v in values)))
 
 
-def tiled_pairs(
+def tiled_keys(
     queries: ArrayLike,
     prior: ArrayLike,
     window: ArrayLike = 0.0,
+    *,
+    step: ArrayLike = 128.0,
+    block: ArrayLike = 128.0,
     causal: bool = True,
     slack: float = 0.0,
 ) -> tuple[Array, Array, Array]:
-    """Query-key pairs as whole tiles compute them, the longest tile's keys, and tiles.
+    """Keys summed over the tiles of one head, keys of the longest tile, and tiles.
 
-    The triangle is covered by rows of tiles 128 queries high; the i-th sees prior + 128 i keys,
-    or a window's worth and `slack` key blocks more.
+    Tiles advance by `step` queries; the i-th sees prior + i step keys, or a window's worth and
+    `slack` key blocks more, in whole blocks of `block` keys on average over their alignment.
     """
-    q, c, w = _floats(queries, prior, window)
-    tiles = np.ceil(q / QUERY_TILE)
+    q, c, w, s, n = _floats(queries, prior, window, step, block)
+    tiles = np.ceil(q / s)
     if not causal:
-        return q * np.maximum(q, 1.0), q, tiles
-    band = np.where(w > 0, w + QUERY_TILE + slack * KEY_BLOCK, np.inf)
-    inside = np.clip(np.floor((band - c) / QUERY_TILE), 0.0, tiles)
-    rising = inside * c + QUERY_TILE * inside * (inside + 1.0) / 2.0
+        keys = np.ceil(np.maximum(q, 1.0) / n) * n
+        return tiles * keys, keys, tiles
+    band = np.where(w > 0, w + s + slack * n, np.inf)
+    last = np.minimum(np.ceil((c + q) / n), np.ceil(band / n)) * n
+    rounded = c + np.maximum(n - s, 0.0) / 2.0
+    inside = np.clip(np.floor((band - rounded) / s), 0.0, tiles)
+    rising = inside * rounded + s * inside * (inside + 1.0) / 2.0
     flat = (tiles - inside) * np.where(w > 0, band, 0.0)
-    longest = np.minimum(c + tiles * QUERY_TILE, band)
-    return QUERY_TILE * (rising + flat), longest, tiles
+    return np.where(tiles <= 1, last, np.maximum(rising + flat, last)), last, tiles
 
 
 def prefill_time_s(
@@ -142,32 +166,36 @@ def prefill_time_s(
     causal: bool = True,
     kv_bytes_per_value: float = 2.0,
 ) -> Array:
-    """Seconds of attention over `batch` chunks of `queries` tokens after `prior` cached ones.
-
-    Chunks of less than a tile pack the query heads that share a KV head into one tile.
-    """
+    """Seconds of attention over `batch` chunks of `queries` tokens after `prior` cached ones."""
     b, q, c, h, kv, d, v, w = _floats(
         batch, queries, prior, heads, kv_heads, head_dim, v_head_dim, window
     )
+    library = LIBRARIES[p.library]
     width = d + np.where(v > 0, v, d)
-    pairs, longest, rows = tiled_pairs(q, c, w, causal, p.window_slack)
-    packed = np.ceil(q * h / kv / QUERY_TILE) * kv
-    share = np.where((q <= QUERY_TILE) & (packed < h * rows), packed / (h * np.maximum(rows, 1)), 1)
-    rate = device.bf16_flop_per_s * p.compute
-    rate = rate * np.minimum((width / 256.0) ** p.head_exponent, 1.15)
-    tiles = b * h * rows * share
-    ideal = 2.0 * width * pairs * b * h * share / rate
-    waves = np.maximum(tiles / device.units, 1.0)
-    critical = 2.0 * width * QUERY_TILE * longest / (rate / device.units)
-    math = np.maximum(ideal * (1.0 + p.tail / waves), critical)
-    math = math + np.ceil(tiles / device.units) * p.tile
-    keys = np.where(w > 0, np.minimum(c, w) + q, c + q)
-    moved = b * (2.0 * q * h * width + keys * kv * width * kv_bytes_per_value)
-    streamed = p.stream * device.units * SM_STREAM_BYTES_PER_S
-    speed = min(streamed, 0.9 * device.bandwidth_bytes_per_s)
+    rows, block = by_width(library.query_rows, d), by_width(library.key_block, d)
+    # One query per sequence is packed by every library that packs at all.
+    packed = library.packs_prompts | ((q <= 1) & (w <= 0))
+    group = np.where(packed, h / kv, 1.0)
+    keys, longest, tiles = tiled_keys(
+        q, c, w, step=rows / group, block=block, causal=causal, slack=p.window_slack
+    )
+    heads_of_tiles = b * h / group
+    tiles = tiles * heads_of_tiles
+    rate = device.bf16_flop_per_s * p.compute / device.units
+    rate = rate * np.minimum((width / 256.0) ** p.head_exponent, WIDEST_GAIN)
+    per_key = np.maximum(2.0 * width * rows / rate,
+                         width * kv_bytes_per_value / (p.load * device.clock_hz))  # fmt: skip
+    ideal = keys * heads_of_tiles * per_key / device.units
+    waves = tiles / (device.units * library.blocks_per_unit)
+    shared = np.clip(tiles / device.units, 1.0, library.blocks_per_unit)
+    math = np.maximum(ideal * (1.0 + p.tail / np.maximum(waves, 1.0)), longest * per_key * shared)
+    math = math + np.ceil(waves) * p.tile / device.clock_hz
+    cached = np.where(w > 0, np.minimum(c, w) + q, c + q)
+    moved = b * (2.0 * q * h * width + cached * kv * width * kv_bytes_per_value)
+    speed = min(p.stream * device.units * device.clock_hz, 0.9 * device.bandwidth_bytes_per_s)
     time = (math**p.join + (moved / speed) ** p.join) ** (1.0 / p.join)
-    decades = np.clip(np.log10(np.maximum(ideal, 1e-30) / 1e-4), 0.0, 2.0)
-    time = time * (1.0 + p.throttle * decades) + p.fixed
+    decades = np.clip(np.log10(np.maximum(ideal, 1e-30) / THROTTLE_FROM_S), 0.0, 2.0)
+    time = time * (1.0 + p.throttle * decades) + LAUNCH_S + p.fixed / device.clock_hz
     return np.where((b > 0) & (q > 0), time, 0.0)
 
 
@@ -187,37 +215,68 @@ def decode_time_s(
 ) -> Array:
     """Seconds of one query per sequence against `context` cached tokens each.
 
-    Each (sequence, KV head) is a unit of work; the kernel splits its keys until the units fill
-    the device, and the fastest split is taken.
+    Each (sequence, KV head) is a block of work whose keys the library splits until the blocks
+    fill the device.
+
+    Parameters
+    ----------
+    streamed : bool
+        True for an engine: caches come from memory, and sequences of unlike lengths fill their
+        last key blocks and waves half on average; False for a benchmark of equal lengths that
+        repeats one problem and may find it in cache.
     """
     b, ctx, h, kv, d, v, w = _floats(
         batch, context, heads, kv_heads, head_dim, v_head_dim, window
     )  # fmt: skip
+    library = LIBRARIES[p.library]
     v = np.where(v > 0, v, d)
-    keys = np.where(
-        w > 0, np.minimum(ctx, np.ceil(w / KEY_BLOCK + p.window_slack) * KEY_BLOCK), ctx
+    block = by_width(library.key_block, d)
+    keys = np.where(w > 0, np.minimum(ctx, np.ceil(w / block + p.window_slack) * block), ctx)
+    groups = kv if library.packs_windows else np.where(w > 0, h, kv)
+    blocks = b * groups * np.ceil(h / groups / DECODE_ROWS)
+    slots = device.units * library.blocks_per_unit
+    if streamed:
+        walked = np.maximum(keys / block + 0.5, 1.0)
+        splits = pieces = smooth_splits(library, blocks, walked, device.units)
+        each = walked / pieces
+        full = np.maximum(blocks * pieces / slots, 1.0)
+        waves = full if library.balances else full + 0.5 - 0.5 / full
+    else:
+        walked = np.maximum(np.ceil(keys / block), 1.0)
+        considered = walked if library.balances else np.maximum(np.ceil(ctx / block), 1.0)
+        splits = key_splits(library, blocks, considered, device.units)
+        pieces = np.minimum(splits, walked)
+        each = np.ceil(walked / pieces)
+        full = blocks * pieces / slots
+        waves = np.maximum(full, 1.0) if library.balances else np.ceil(full)
+    time = _blocks_s(p, device, b, h, kv, d, v, keys, block, each, waves, blocks * pieces,
+                     kv_bytes_per_value, streamed)  # fmt: skip
+    combined = np.clip(splits - 1.0, 0.0, 1.0) * p.reduce
+    regrouped = (b > 1) & (kv > 1) & (h > kv) & (groups == kv)
+    extra = (combined + p.transpose * regrouped) / device.clock_hz
+    return np.where(b > 0, time + extra + p.empty_s(device), 0.0)
+
+
+def _blocks_s(
+    p: DecodeParameters, device: DeviceShape, b: Array, h: Array, kv: Array, d: Array, v: Array,
+    keys: Array, block: Array, each: Array, waves: Array, blocks: Array, kv_bytes: float,
+    streamed: bool,
+) -> Array:  # fmt: skip
+    """Seconds of the blocks in their waves, joined with the bytes of the whole cache."""
+    units, clock = device.units, device.clock_hz
+    load = blocks / units
+    shared = load if streamed else np.ceil(load)
+    shared = np.clip(shared, 1.0, LIBRARIES[p.library].blocks_per_unit)
+    per_block = block * np.maximum(
+        (d + v) * kv_bytes / (p.load * clock),
+        2.0 * (d + v) * DECODE_ROWS / (device.bf16_flop_per_s * p.compute / units),
     )
-    per_key = (d + v) * kv_bytes_per_value
-    moved = b * kv * keys * per_key + 2.0 * b * h * (d + v)
-    hit = np.zeros(b.shape) if streamed else device.resident(moved, p.residency)
-    bandwidth = device.bandwidth_bytes_per_s
-    memory = moved * ((1 - hit) / (bandwidth * p.memory) + hit / (bandwidth * p.cache_speed))
-    unpacked = (w > 0) & (not p.packs_windows)
-    groups = np.where(unpacked, h, kv)
-    rows = np.ceil(h / groups / PACKED_ROWS) * PACKED_ROWS
-    blocks_of_keys = np.maximum(np.ceil(keys / KEY_BLOCK), 1.0)
-    unit_bandwidth = bandwidth * p.unit_speed / device.units
-    unit_rate = device.bf16_flop_per_s * p.compute / device.units
-    per_block = KEY_BLOCK * np.maximum(per_key / unit_bandwidth, 2.0 * (d + v) * rows / unit_rate)
-    best = np.full(b.shape, np.inf)
-    for splits in DECODE_SPLITS:
-        if splits > 1 and not np.any(blocks_of_keys >= splits):
-            break
-        waves = np.ceil(np.maximum(b * groups * splits, 1.0) / device.units)
-        block = waves * (p.wave + np.ceil(blocks_of_keys / splits) * per_block)
-        time = (block**p.join + memory**p.join) ** (1.0 / p.join)
-        if splits > 1:
-            time = np.where(blocks_of_keys >= splits, time + p.reduce, np.inf)
-        best = np.minimum(best, time)
-    regrouped = (b > 1) & (kv > 1) & (h > kv)
-    return np.where(b > 0, best + p.fixed + p.transpose * regrouped, 0.0)
+    math = waves * (p.wave / clock + each * per_block * shared)
+    moved = b * kv * keys * (d + v) * kv_bytes + 2.0 * b * h * (d + v)
+    hit = np.zeros(b.shape)
+    if not streamed and device.cache_bytes > 0:
+        hit = 1.0 / (1.0 + (moved / (p.residency * device.cache_bytes)) ** p.sharpness)
+    memory = moved * (
+        (1.0 - hit) / (device.bandwidth_bytes_per_s * p.memory) + hit / (p.cache * units * clock)
+    )
+    return (math**p.join + memory**p.join) ** (1.0 / p.join)
