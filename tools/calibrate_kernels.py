@@ -236,7 +236,7 @@ def decode(data: Path, family: dict, library: str) -> Problem:
     return Problem(
         attention(data, family, "generation"), predict, build,
         [8e3, 4e3, 60.0, 0.85, 1.8, 5e3, 0.6, 6.0, 10.0, 0.5, 3e3, 0.7],
-        [1e3, 100.0, 4.0, 0.4, 1.0, 0.0, 0.05, 1.0, 2.0, 0.05, 0.0, 0.0],
+        [1e3, 100.0, 4.0, 0.4, 2.0, 0.0, 0.05, 1.0, 2.0, 0.05, 0.0, 0.0],
         [4e4, 3e4, 200.0, 0.97, 8.0, 4e4, 1.5, 12.0, 64.0, 1.0, 3e4, 3.0],
         ATTENTION_KEYS,
     )  # fmt: skip
