@@ -1,0 +1,64 @@
+"""`advise` beside aiconfigurator, where one is installed, in the same run.
+
+    python -m benchmarks.peers --aiconfigurator VENV/bin/aiconfigurator
+
+The peer is optional and lives in an environment of its own (`pip install aiconfigurator`); it
+answers the same question from tables of measured kernels, with means and no tails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+
+QUESTIONS = (
+    ("llama-3.1-8b", "8xh200", "meta-llama/Meta-Llama-3.1-8B", 8),
+    ("deepseek-v3", "32xh200", "deepseek-ai/DeepSeek-V3", 32),
+)
+"""Model and fleet here; model and number of H200 there."""
+
+
+def cpu_s(command: Sequence[str]) -> float | None:
+    """CPU seconds of a command and its children; None where it fails."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        return None
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    """Ask both and print the ratio."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--aiconfigurator", default=shutil.which("aiconfigurator") or "")
+    peer = parser.parse_args().aiconfigurator
+    for model, fleet, theirs, count in QUESTIONS:
+        ours = cpu_s([sys.executable, "-m", "isoflop", "advise", model, "--on", fleet, "--rate",
+                      "10", "--prompt", "1024", "--output", "256", "--weights", "fp8",
+                      "--slo", "ttft<1s@p99,tpot<50ms@p95"])  # fmt: skip
+        if ours is None:
+            print(f"peers: advise {model} on {fleet} found nothing within the promise")
+            continue
+        print(f"peers: advise {model} on {fleet}: {ours:.2f} CPU s, p99 from simulation")
+        if not peer:
+            print("peers: aiconfigurator is not installed; skipped")
+            continue
+        took = cpu_s([peer, "cli", "default", "--model-path", theirs, "--total-gpus", str(count),
+                      "--system", "h200_sxm", "--backend", "vllm", "--isl", "1024", "--osl", "256",
+                      "--ttft", "1000", "--tpot", "50"])  # fmt: skip
+        if took is None:
+            print(f"peers: aiconfigurator gave no answer for {theirs}")
+        else:
+            print(f"peers: aiconfigurator {theirs} on {count} H200: {took:.1f} CPU s, means only; "
+                  f"{took / ours:.0f} times ours")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
