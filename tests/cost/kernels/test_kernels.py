@@ -73,8 +73,9 @@ def test_tiled_keys_follow_a_count_tile_by_tile(q, c, w, s, n):
         begin = max(0, c + first - w + 1) if w else 0
         total += (-(-end // n) - begin // n) * n
     keys, _, tiles = tiled_keys(q, c, w, step=s, block=n, slack=1.0 if w else 0.0)
-    assert keys == pytest.approx(total, abs=1.01 * n * float(tiles))
-    assert keys >= 0.45 * total
+    # Off by the rounding of a tile's two ends and, once, by what the last tile lacks.
+    ends = (2 * n + s if w else n) * float(tiles)
+    assert keys == pytest.approx(total, abs=ends + s)
 
 
 def test_splits_follow_the_libraries_rules():
