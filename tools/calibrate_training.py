@@ -104,7 +104,9 @@ def fit_family(family: str, cases: list) -> tuple[TrainingCalibration, np.ndarra
         return np.concatenate([weight * errors(u * scale) / ERROR_SCALE, prior])
 
     low, high = (np.array([BOUNDS[n][i] for n in names]) / scale for i in (0, 1))
-    begin = np.clip(np.ones(len(names)), low * 1.001 + 1e-9, high * 0.999)
+    # From where launches are seen: where the device hides them, their slope is zero.
+    begin = np.array([6.0 if n == "launch" else 1.0 for n in names])
+    begin = np.clip(begin, low * 1.001 + 1e-9, high * 0.999)
     result = least_squares(
         residuals, begin, bounds=(low, high), loss="soft_l1", max_nfev=14, diff_step=0.02
     )

@@ -9,9 +9,10 @@ from isoflop.hardware import load_accelerator, load_fleet
 from isoflop.models import load_model
 from isoflop.plans import Plan
 from isoflop.training.calibration import load_training
+from isoflop.training.fleet import slow_clock
 from isoflop.training.goodput import goodput
 from isoflop.training.plan import Plans, Recipe, TrainingJob, TrainingPlan
-from isoflop.training.time import StepPricer, slow_clock
+from isoflop.training.time import StepPricer
 from isoflop.training.utilization import step_flop
 
 

@@ -14,11 +14,11 @@ from ..errors import IsoflopError
 from ..formats import load_format
 from ..hardware import load_fleet
 from ..models import load_model
+from ..training.fleet import network_of
 from ..training.plan import Recipe, TrainingJob
 from ..training.report import describe_plan
 from ..training.search import search_plans
 from ..training.space import SpaceLimits
-from ..training.time import network_of
 
 LADDER = ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "llama-2-13b", "llama-3.1-70b",
           "llama-3.1-405b")  # fmt: skip

@@ -12,7 +12,7 @@ from ..training.calibration import TrainingCalibration, load_training
 from ..training.compute import ComputeTable
 from ..training.memory import memory_parts, total_bytes, usable_bytes
 from ..training.plan import Plans
-from ..training.time import StepPricer
+from ..training.time import Pricing, StepPricer
 from ..training.utilization import step_flop
 from .case import Case, Prediction
 from .training_rows import TrainingQuestion
@@ -29,30 +29,36 @@ class TrainingPredictor:
     def __init__(self, calibrations: dict[str, TrainingCalibration] | None = None):
         self.calibrations = calibrations or {}
         self._tables: dict[tuple, ComputeTable] = {}
+        self._ready: dict[int, tuple[TrainingQuestion, Pricing]] = {}
 
-    def _pricer(self, q: TrainingQuestion) -> StepPricer:
-        pricer = StepPricer(
-            job=q.job,
-            recipe=q.recipe,
-            device=q.device,
-            cluster=q.cluster,
-            network=q.network,
-            calibration=self.calibrations.get(q.device.family),  # type: ignore[arg-type]
-        )
-        key = (id(q.job.model), q.job.sequence_tokens, q.recipe, q.device.id)
-        pricer.table = self._tables.setdefault(key, pricer.table)
-        return pricer
+    def pricing(self, q: TrainingQuestion) -> Pricing:
+        """The question's plans, ready to be priced under the family's calibration."""
+        known = self._ready.get(id(q))
+        if known is None:
+            pricer = StepPricer(
+                job=q.job,
+                recipe=q.recipe,
+                device=q.device,
+                cluster=q.cluster,
+                network=q.network,
+            )
+            key = (id(q.job.model), q.job.sequence_tokens, q.recipe, q.device.id)
+            pricer.table = self._tables.setdefault(key, pricer.table)
+            plans = Plans.of(q.plans)
+            held = total_bytes(memory_parts(q.job, q.recipe, plans)) <= usable_bytes(q.device)
+            # None fits where a row uses offload it does not state: then the leanest is meant.
+            plans = plans.take(held) if held.any() else plans.take(slice(0, 1))
+            # The question is kept, so that its id stays its own.
+            known = self._ready[id(q)] = q, Pricing(pricer, plans)
+        pricing = known[1]
+        pricing.cal = self.calibrations.get(q.device.family, pricing.cal)
+        return pricing
 
     def value(self, q: TrainingQuestion, metric: str) -> float:
         """The metric's value: of the fastest of the row's plans that fits, or of the first."""
-        plans = Plans.of(q.plans)
         if metric == "training_memory_bytes":
-            return float(total_bytes(memory_parts(q.job, q.recipe, plans))[0])
-        seconds = self._pricer(q).price(plans).seconds
-        if len(q.plans) > 1:
-            held = total_bytes(memory_parts(q.job, q.recipe, plans)) <= usable_bytes(q.device)
-            # None fits where a row uses offload it does not state: then the leanest is meant.
-            seconds = seconds[held] if held.any() else seconds[:1]
+            return float(total_bytes(memory_parts(q.job, q.recipe, Plans.of(q.plans)))[0])
+        seconds = self.pricing(q).run().seconds
         step = float(np.min(seconds))
         if metric == "step_s":
             return step

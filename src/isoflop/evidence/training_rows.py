@@ -11,8 +11,8 @@ from ..errors import InvalidInput, IsoflopError
 from ..hardware import Accelerator, Cluster, load_accelerator, load_cluster
 from ..models import FeedForward, LayerGroup, Mixer, ModelSpec, load_model
 from ..training.compute import Network
+from ..training.fleet import network_of
 from ..training.plan import Recipe, TrainingJob, TrainingPlan
-from ..training.time import network_of
 from ..training.utilization import Convention
 from .case import Case
 from .silicon_rows import number
@@ -242,6 +242,7 @@ def _recipe(row: dict[str, str], device: Accelerator) -> Recipe:
     if early:
         fp16 = source.startswith(("vTrain", "Megatron-LM images"))
         return evolve(recipe, fused_attention=False, dropout=True, overlap_data=False,
+                      look_ahead="ZeRO-3" not in note,
                       gradient_bytes=2.0 if fp16 else 4.0)  # fmt: skip
     if source.startswith("llm-foundry"):
         pure = "mp=PURE" in note

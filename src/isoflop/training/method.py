@@ -10,8 +10,9 @@ from .. import registry
 from ..hardware import Accelerator, Cluster
 from ..method import MethodReport, Named
 from ..models import ModelSpec
+from .fleet import network_of
 from .plan import Plans, Recipe, TrainingJob, TrainingPlan
-from .time import Network, StepPricer, StepTime, network_of
+from .time import Network, StepPricer, StepTime
 
 __all__ = [
     "MethodReport",

@@ -95,6 +95,9 @@ class Recipe:
         rate, instead of permutations around a library's all-to-all.
     overlap_data, overlap_tensor, overlap_expert : bool
         Whether those collectives run beside compute.
+    look_ahead : bool
+        Whether ZeRO-3 gathers whole layers ahead of need; the first implementations (DeepSpeed in
+        2021) gathered every matrix when it was needed.
     logit_bytes : float
         Peak bytes kept per logit of the last stage's micro-batch.
     offload : {"none", "cpu", "nvme"}
@@ -117,6 +120,7 @@ class Recipe:
     overlap_tensor: bool = False
     overlap_expert: bool = False
     fused_exchange: bool = False
+    look_ahead: bool = True
     logit_bytes: float = 4.0
     offload: Offload = "none"
     adapters: bool = False

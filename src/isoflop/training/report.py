@@ -12,6 +12,7 @@ from ..cost.power import Load, power_watts
 from ..errors import DoesNotFit, InvalidPlan, IsoflopError
 from ..hardware import Accelerator, Cluster
 from ..units import show_bytes, show_s
+from .fleet import network_of
 from .goodput import Goodput, goodput
 from .memory import memory_parts, micro_batches, total_bytes, usable_bytes
 from .plan import Plans, Recipe, TrainingJob, TrainingPlan
@@ -19,7 +20,7 @@ from .schedule import find_schedule
 from .search import PlanSearch, search_plans
 from .space import SpaceLimits, fits_tensor
 from .stages import balanced, stage_list
-from .time import StepPricer, StepTime, network_of
+from .time import StepPricer, StepTime
 from .timeline import StepTimeline, step_timeline
 from .utilization import step_flop
 

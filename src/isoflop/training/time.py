@@ -19,14 +19,13 @@ from __future__ import annotations
 import numpy as np
 from attrs import define, field, frozen
 
-from ..cost.collectives import tier_for
 from ..cost.features import Array
-from ..cost.timing import JOULES_PER_FLOP
 from ..formats import load_format
 from ..hardware import Accelerator, Cluster
 from .calibration import TrainingCalibration, load_training
 from .compression import sent_bytes
 from .compute import ComputeTable, Network
+from .fleet import network_of, slow_clock
 from .memory import (
     ALTERNATE,
     FULL,
@@ -53,35 +52,6 @@ OPTIMIZER_BANDWIDTH_SHARE = 0.85
 """Share of memory bandwidth that elementwise passes over parameters reach; estimate."""
 CPU_ADAM_SHARE = 0.5
 """Share of host memory bandwidth an optimizer on the CPU reaches; estimate."""
-
-
-def network_of(device: Accelerator, cluster: Cluster | None, count: int) -> Network:
-    """The two tiers training collectives see."""
-    node = cluster.tiers[0].devices if cluster else min(max(device.links.scale_up_domain, 1), 8)
-    node = cluster.tiers[0].devices if cluster else max(node, 8 if count > 1 else 1)
-    inner = tier_for(device, cluster, min(node, max(count, 2)))
-    outer = tier_for(device, cluster, max(node + 1, count))
-    return Network(
-        node=node, inner_bytes_per_s=inner.link_bytes_per_s,
-        outer_bytes_per_s=outer.link_bytes_per_s,
-        inner_latency_s=max(inner.latency_s, 1e-6), outer_latency_s=max(outer.latency_s, 3e-6),
-        in_switch=inner.in_switch_reduction,
-    )  # fmt: skip
-
-
-def slow_clock(device: Accelerator, calibration: TrainingCalibration) -> float:
-    """Factor on compute time of a board whose power limit is low for its rate; at least 1.
-
-    Only for families whose kernel models do not know their power yet.
-    """
-    if device.family in JOULES_PER_FLOP:
-        return 1.0
-    rates = device.rates.dense_flop_per_s
-    rate = rates.get("bf16") or rates.get("fp16") or max(rates.values())
-    wanted = calibration.watts_per_flop_per_s * rate
-    if wanted <= 0 or device.power.board_watts <= 0:
-        return 1.0
-    return max(1.0, wanted / device.power.board_watts) ** calibration.power_exponent
 
 
 @frozen(kw_only=True)
@@ -132,11 +102,14 @@ class StepPricer:
 
     def price(self, plans: Plans) -> StepTime:
         """Seconds of every plan's step."""
-        return _Pricing(self, plans).run()
+        return Pricing(self, plans).run()
 
 
-class _Pricing:
-    """One evaluation: intermediate arrays of one batch of plans."""
+class Pricing:
+    """One evaluation: intermediate arrays of one batch of plans.
+
+    `run` may be called again after `cal` is replaced, which is how parameters are fitted.
+    """
 
     def __init__(self, pricer: StepPricer, plans: Plans):
         self.r, self.job, self.plans = pricer.recipe, pricer.job, plans
@@ -153,12 +126,14 @@ class _Pricing:
         self.tokens = plans.micro_batch * pricer.job.sequence_tokens / plans.context
         self.sent = sent_bytes(self.r.gradient_exchange, self.job.model, plans.tensor)
         self.bits = load_format(pricer.recipe.format).bits
+        self.held = stage_parameters(pricer.job, pricer.recipe, plans)
         full = plans.recompute == FULL
         # Share of the fullest stage's layers that run forward twice.
         self.whole = np.where(full, 1.0, np.minimum(plans.full_layers / self.layers, 1.0))
-        self.slow_clock = slow_clock(self.device, self.cal)
 
     def run(self) -> StepTime:
+        """Seconds of every plan's step under the present calibration."""
+        self.slow_clock = slow_clock(self.device, self.cal)
         forward, dgrad, wgrad, again = self._compute()
         tensor = self._tensor()
         context = self._context()
@@ -166,11 +141,12 @@ class _Pricing:
         rounds = 2.0 + self.whole
         inside = tensor * rounds, context * rounds, experts * rounds
         hidden = sum(inside)
+        idle = self._idle(forward + dgrad + wgrad + again + hidden)
         weights_f, weights_b = self._gathered(forward + hidden / rounds, dgrad + wgrad + again)
         weights = weights_f + weights_b
         head = self.columns["head_f"] + self.columns["head_b"] + self.columns["embedding"]
         head = head * self._gemm_factor(16)
-        layer = forward + dgrad + wgrad + again + hidden + weights
+        layer = forward + dgrad + wgrad + again + hidden + weights + idle
         middle = self.layers * layer
         p = self.plans.pipeline
         fewer = np.where(self._balanced(), self.layers - 1.0, self.layers)
@@ -179,7 +155,7 @@ class _Pricing:
             fewer = np.where(own, layers_at(self.plans, self.job.model.depth, p - 1), fewer)
         stage = np.maximum(middle, fewer * layer + head)
         mean = self.job.model.depth / p * layer + head / p
-        bubble = self._bubble(stage, mean, wgrad, layer, forward + hidden / rounds)
+        bubble = self._bubble(stage, mean, wgrad, layer, forward + (hidden + idle) / rounds)
         slow = 1.0 + self.cal.straggler * np.log2(np.maximum(self.devices / self.net.node, 1.0))
         share = self.m * slow
         extra = np.maximum(stage - middle, 0.0)
@@ -196,14 +172,16 @@ class _Pricing:
             "transfer": self._transfer() * slow,
             "gradients": gradients * slow,
             "optimizer": self._optimizer(),
-            "host": np.full(len(self.plans), self.cal.step),
+            "host": self.cal.step + share * self.layers * idle,
         }
         return StepTime(
             parts=parts, seconds=np.sum(list(parts.values()), axis=0), micro_batches=self.m,
             hardware_flop=self._flop(),
             layer={
-                "forward": (forward + hidden / rounds + weights_f) * slow,
-                "backward": (dgrad + again + hidden * (1.0 - 1.0 / rounds) + weights_b) * slow,
+                "forward": (forward + (hidden + idle) / rounds + weights_f) * slow,
+                "backward": slow * (
+                    dgrad + again + (hidden + idle) * (1.0 - 1.0 / rounds) + weights_b
+                ),
                 "weight": wgrad * slow, "head": head * slow,
             },
         )  # fmt: skip
@@ -241,12 +219,18 @@ class _Pricing:
         again = np.where(recompute == SELECTIVE, core, 0.0)
         again = np.where(recompute == ALTERNATE, second, again)
         again = self.whole * f + (1.0 - self.whole) * again
-        # Kernels queue up behind the host where they are shorter than their launches.
-        launches = c.launch * (k["kernels"] + self._expert_kernels())
-        busy = f + d + w + again
-        total = launches * (3.0 + self.whole)
-        stretch = np.maximum(busy, total) / busy
-        return f * stretch, d * stretch, w * stretch, again * stretch
+        return f, d, w, again
+
+    def _idle(self, busy: Array) -> Array:
+        """Seconds per layer that the device waits for launches; collectives queue like kernels.
+
+        Long kernels let the host run ahead and short ones use that up, so the sum over a layer is
+        a smooth maximum of the two.
+        """
+        launches = self.cal.launch * (self.columns["kernels"] + self._expert_kernels())
+        host = launches * (3.0 + self.whole)
+        q = LAUNCH_EXPONENT
+        return busy * ((1.0 + (host / busy) ** q) ** (1.0 / q) - 1.0)
 
     def _expert_kernels(self) -> Array:
         """Kernels per average layer that routing and grouped products launch besides."""
@@ -342,7 +326,10 @@ class _Pricing:
         return np.where(ep > 1, time, 0.0)
 
     def _gathered(self, forward: Array, backward: Array) -> tuple[Array, Array]:
-        """ZeRO-3: a layer's weights are gathered twice and its gradients scattered, beside it."""
+        """ZeRO-3: a layer's weights are gathered twice and its gradients scattered, beside it.
+
+        Without look-ahead each matrix is, when it is needed, through a list of the ranks' parts.
+        """
         sharded = self.plans.zero == 3
         if not np.any(sharded):
             return np.zeros(len(self.plans)), np.zeros(len(self.plans))
@@ -351,11 +338,16 @@ class _Pricing:
             s.split / plans.tensor + s.replicated + s.experts / (plans.expert * plans.expert_tensor)
         )
         stride = plans.tensor
-        # Implementations that do not look ahead gather each matrix by itself.
-        pieces = 1.0 if self.r.overlap_data else MATRICES_PER_LAYER
+        ahead = self.r.look_ahead
+        pieces = 1.0 if ahead else MATRICES_PER_LAYER
         gather = self._ring(2.0 * per_layer, plans.shard, stride, 1.0, pieces)
         scatter = self._ring(self.sent * per_layer, plans.shard, stride, 1.0, pieces)
-        both = gather + scatter
+        if not ahead:
+            lists = pieces * plans.shard * LIST_ENTRY_S
+            gather, scatter = gather + lists, scatter + lists
+        # What was recomputed is dropped and gathered again, unless a layer stays as a whole.
+        again = 0.0 if ahead else self.whole * gather
+        both = gather + scatter + again
         if self.r.overlap_data:
             hidden = self.cal.contention
             f = np.maximum(gather - forward, 0.0) + hidden * np.minimum(gather, forward)
@@ -408,7 +400,7 @@ class _Pricing:
         """Reduce gradients and share new weights over the data ranks, beside compute if asked."""
         plans = self.plans
         ranks = plans.data * plans.context
-        dense, experts = stage_parameters(self.job, self.r, plans)
+        dense, experts = self.held
         stride = plans.tensor
         group = plans.expert * plans.expert_tensor
         owners = np.maximum(ranks * plans.tensor // group, 1)
@@ -441,7 +433,7 @@ class _Pricing:
     def _optimizer(self) -> Array:
         """Read gradient, state and master weights, write them and the 16-bit weights."""
         plans = self.plans
-        dense, experts = stage_parameters(self.job, self.r, plans)
+        dense, experts = self.held
         if self.r.adapters:
             return np.zeros(len(plans))
         ranks = np.where(plans.zero >= 1, plans.shard, 1).astype(float)
@@ -477,10 +469,13 @@ class _Pricing:
 ROUTING_KERNELS, KERNELS_PER_EXPERT = 60.0, 8.0
 """Small kernels of top-k, permutation and padding per layer, and per local expert where each
 expert's products are launched one by one; estimates from open training stacks."""
+LAUNCH_EXPONENT = 3.0
 LAUNCH_S = 6e-6
 """Start-up of one collective of a library such as NCCL, between streams; estimate."""
 RING_STEP_S = 2e-5
 """Launches and the merge of partial outputs per step of a ring over contexts; estimate."""
+LIST_ENTRY_S = 1e-5
+"""One view and one copy per rank of a collective that works on a list of tensors; estimate."""
 MATRICES_PER_LAYER = 4.0
 """Projections of attention and feed-forward that are gathered one by one."""
 TRANSFER_REST = 0.25
