@@ -110,12 +110,13 @@ def main() -> None:
     end_to_end(data)
     speed()
     command_line()
-    from benchmarks import device, scaling, serving, training
+    from benchmarks import device, scaling, serving, training, training_accuracy
 
     device.main()
     serving.main()
     scaling.main(data / "data/laws")
     training.main()
+    training_accuracy.report(data / "data")
     print("number formats: python -m benchmarks.numerics")
 
 

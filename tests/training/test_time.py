@@ -162,3 +162,28 @@ def test_goodput_is_young_and_dalys_optimum():
 
     assert 1 - g.useful == pytest.approx(lost(g.interval_s))
     assert lost(g.interval_s) <= min(lost(0.8 * g.interval_s), lost(1.25 * g.interval_s))
+
+
+def test_launches_queue_with_collectives():
+    """Where the host is slower than the device, a slower collective costs little more."""
+    device, _, cluster = load_fleet("8xdgx-h100")
+    plan = Plans.of([TrainingPlan(tensor=8)])
+    host = load_training("hopper")[0]
+    seconds, tensor = [], []
+    for share in (0.8, 0.4):
+        slow = evolve(host, launch=1e-3, scale_up=share)
+        small = job("tinyllama-1.1b", batch=8, seq=512)
+        step = StepPricer(job=small, recipe=Recipe(), device=device, cluster=cluster,
+                          calibration=slow).price(plan)  # fmt: skip
+        seconds.append(step.seconds[0])
+        tensor.append(step.parts["tensor"][0])
+    assert tensor[1] > 1.2 * tensor[0]
+    assert seconds[1] - seconds[0] < 0.2 * (tensor[1] - tensor[0])
+
+
+def test_zero_3_without_look_ahead_slows_down_with_the_ranks():
+    plans = [TrainingPlan(data=n, zero=3, recompute="full") for n in (64, 512)]
+    quick = parts(job(), *plans)
+    late = parts(job(), *plans, look_ahead=False, overlap_data=False)
+    assert np.all(late.seconds > quick.seconds)
+    assert late.parts["weights"][1] > 1.5 * late.parts["weights"][0] / 8.0

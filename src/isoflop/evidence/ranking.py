@@ -1,4 +1,4 @@
-"""Whether the right plan is chosen: measured plans of one job on one fleet, ranked by prediction."""
+"""Whether the right plan is chosen: measured plans of one job on one fleet, in order."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def rank_plans(predictions: Sequence[Prediction]) -> list[RankedPlans]:
                     tau=tau,
                     pairs=pairs,
                     regret=float(measured[np.argmin(predicted)] / measured.min() - 1),
-                )  # fmt: skip
+                )
             )
     return found
 

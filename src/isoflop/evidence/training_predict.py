@@ -19,7 +19,9 @@ from .training_rows import TrainingQuestion
 
 MEMORY_SIGMA = 0.05
 """Spread of log(measured / predicted) of peak memory on the fitted rows."""
-UNMEASURED_SIGMA = 0.2
+EXPERTS_SIGMA = 0.2
+"""Spread on models with routed experts where none of the family was measured."""
+UNMEASURED_SIGMA = 0.25
 """Spread on a device family without a calibration of its own."""
 
 
@@ -79,7 +81,10 @@ class TrainingPredictor:
         except IsoflopError as error:
             return Prediction(case=case, reason=str(error))
         calibration, own = load_training(q.device.family)
-        sigma = calibration.sigma if own else max(UNMEASURED_SIGMA, calibration.sigma)
+        sigma = calibration.sigma
+        if any(g.ffn.kind == "moe" for g in q.job.model.layers):
+            sigma = max(sigma, calibration.sigma_experts or EXPERTS_SIGMA)
+        sigma = sigma if own else max(UNMEASURED_SIGMA, sigma)
         sigma = MEMORY_SIGMA if case.metric == "training_memory_bytes" else sigma
         spread = float(np.exp(Z90 * sigma))
         return Prediction(

@@ -102,6 +102,8 @@ FP16_FAMILIES = ("volta", "turing", "pascal")
 FUSED_EXCHANGE_RELEASE = 26.06
 ADAPTER_FLOP_PER_PARAMETER = 5.0
 """Between the 4 of frozen weights and the 6 of trained ones."""
+FUSED_LOGIT_BYTES = 4.0
+"""A fused cross-entropy, llm-foundry's default, keeps logits and their gradient in 16 bits."""
 TORCHTITAN_LOGIT_BYTES = 14.0
 """Logits in 16 bits, in fp32, their log-softmax and its gradient live at once."""
 
@@ -248,13 +250,14 @@ def _recipe(row: dict[str, str], device: Accelerator) -> Recipe:
         pure = "mp=PURE" in note
         return evolve(
             recipe, compiled=False, older_attention=True, gradient_bytes=2.0 if pure else 4.0,
-            logit_bytes=TORCHTITAN_LOGIT_BYTES,
+            logit_bytes=FUSED_LOGIT_BYTES,
         )  # fmt: skip
     if source.startswith("torchtitan"):
         return evolve(
             recipe, compiled="eager" not in note and "performance.md" not in source,
             older_attention=True,
             overlap_tensor="AsyncTP" in note, logit_bytes=TORCHTITAN_LOGIT_BYTES,
+            stage_buffers=True,
         )  # fmt: skip
     if "model_table" in source or "Bridge" in source:
         return evolve(recipe, overlap_tensor=True, overlap_expert="Bridge" in source,

@@ -61,8 +61,9 @@ class TrainingCalibration:
         Host and input seconds per step.
     straggler : float
         Slow-down per doubling of the nodes.
-    sigma : float
-        Standard deviation of log(measured / predicted) over the fitted sources.
+    sigma, sigma_experts : float
+        Standard deviation of log(measured / predicted) of a source, dense models and models with
+        routed experts; 0 where none was measured.
     """
 
     id: str
@@ -90,6 +91,7 @@ class TrainingCalibration:
     step: float = 2e-3
     straggler: float = 0.005
     sigma: float = 0.1
+    sigma_experts: float = 0.0
     fitted_on: str = ""
     rows: int = 0
     source: str

@@ -368,8 +368,12 @@ def _transient(
     per_layer = s.split / tp + s.replicated + s.experts / (plans.expert * plans.expert_tensor)
     # A pipeline keeps gathered weights and unreduced gradients between micro-batches.
     dense, experts = stage_parameters(job, recipe, plans, layers)
+    # With no more micro-batches than stages one chunk is done, and its gradients are reduced,
+    # before the next one's backward pass begins.
+    turns = (plans.virtual > 1) & (micro_batches(job, plans) <= plans.pipeline)
+    whole_chunks = (dense + experts) / np.where(turns, plans.virtual, 1.0)
     gathered = gathered_bytes(job, recipe, plans, layers) + np.where(
-        plans.pipeline > 1, recipe.gradient_bytes * (dense + experts), 2.0 * per_layer
+        plans.pipeline > 1, recipe.gradient_bytes * whole_chunks, 2.0 * per_layer
     )
     whole = s.whole / np.where(plans.sequence_parallel, tp, 1.0)
     again = tokens * (whole + s.sharded / tp + s.scores * job.sequence_tokens / tp
@@ -378,7 +382,18 @@ def _transient(
     pending = (4.0 * s.largest + 2.0 * s.head) / tp
     # Sequence parallelism gathers the inputs of both halves of a layer, and their gradients.
     again = again + np.where(plans.sequence_parallel, SP_COPIES * 2.0 * s.hidden * tokens, 0.0)
+    again = again + _stage_buffers(job, recipe, plans, tokens)
     return again + np.where(plans.zero == 3, gathered, pending)
+
+
+def _stage_buffers(job: TrainingJob, recipe: Recipe, plans: Plans, tokens: Array) -> Array:
+    """Inputs, gradients and outputs that libraries keep at stage borders for all micro-batches."""
+    if not recipe.stage_buffers:
+        return np.zeros(len(plans))
+    split = np.where(plans.sequence_parallel, plans.tensor, 1).astype(float)
+    one = 2.0 * job.model.hidden * tokens / split
+    count = micro_batches(job, plans) * plans.virtual
+    return np.where(plans.pipeline > 1, 3.0 * count * one, 0.0)
 
 
 def total_bytes(parts: dict[str, Array]) -> Array:

@@ -98,6 +98,9 @@ class Recipe:
     look_ahead : bool
         Whether ZeRO-3 gathers whole layers ahead of need; the first implementations (DeepSpeed in
         2021) gathered every matrix when it was needed.
+    stage_buffers : bool
+        Whether the pipeline allocates what stages receive for every micro-batch beforehand and
+        keeps what they send, as PyTorch's own does.
     logit_bytes : float
         Peak bytes kept per logit of the last stage's micro-batch.
     offload : {"none", "cpu", "nvme"}
@@ -121,6 +124,7 @@ class Recipe:
     overlap_expert: bool = False
     fused_exchange: bool = False
     look_ahead: bool = True
+    stage_buffers: bool = False
     logit_bytes: float = 4.0
     offload: Offload = "none"
     adapters: bool = False
