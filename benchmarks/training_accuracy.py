@@ -19,6 +19,7 @@ from isoflop.evidence.case import Case, Prediction
 from isoflop.evidence.ranking import RankedPlans, rank_plans
 from isoflop.evidence.read import read_cases
 from isoflop.evidence.training_predict import predict_training
+from isoflop.evidence.training_rows import TrainingQuestion
 from isoflop.training.memory import memory_parts, total_bytes, usable_bytes
 from isoflop.training.plan import Plans
 
@@ -31,6 +32,12 @@ def read(data: Path) -> list[Case]:
     names = "measurements.csv", "vtrain_single_node.csv"
     cases = [c for name in names for c in read_cases(data / "training" / name)]
     return [c for c in cases if not c.reason]
+
+
+def question(case: Case) -> TrainingQuestion:
+    """What the row asks."""
+    assert isinstance(case.training, TrainingQuestion)
+    return case.training
 
 
 def ranking(predictions: list[Prediction]) -> None:
@@ -58,7 +65,7 @@ def memory(predictions: list[Prediction]) -> None:
     print(f"peak memory: {len(error)} rows, mean {error.mean():.1%}, worst {error.max():.1%}")
     ran: dict[str, list[bool]] = defaultdict(list)
     for p in predictions:
-        q = p.case.training
+        q = question(p.case)
         if p.case.metric != "training_memory_bytes":
             held = total_bytes(memory_parts(q.job, q.recipe, Plans.of(q.plans))).min()
             ran[publisher(p.case)].append(bool(held <= usable_bytes(q.device)))
@@ -85,7 +92,7 @@ def crossed(cases: list[Case]) -> None:
     print("a publisher left out of the fit of its device family")
     everything = []
     for family in FITTED:
-        mine = [c for c in cases if c.training.device.family == family and c.metric in TIMED]
+        mine = [c for c in cases if question(c).device.family == family and c.metric in TIMED]
         for name in sorted({publisher(c) for c in mine}):
             others = few([c for c in mine if publisher(c) != name])
             rows = [c for c in mine if publisher(c) == name]

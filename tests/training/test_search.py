@@ -146,7 +146,7 @@ def test_uneven_ends_are_searched_where_layers_do_not_divide():
     pricer = StepPricer(job=job, recipe=Recipe(), device=load_accelerator("h100-sxm"))
     even = evolve(four, first=0 * four.first, last=0 * four.last)
     gain = pricer.price(even).seconds / pricer.price(four).seconds
-    assert np.all(gain >= 1.0)
+    assert gain.min() >= 1.0 - 1e-9
     # With many micro-batches the last stage, which has the head, no longer holds the others up.
     assert gain[four.micro_batch == 1].min() > 1.05
     needed = [total_bytes(memory_parts(job, Recipe(), p)) for p in (four, even)]
