@@ -30,6 +30,7 @@ def plan(
     optimizer: Literal["adam", "adam8bit", "adafactor", "muon", "sgd"] = "adam",
     offload: Literal["none", "cpu", "nvme"] = "none",
     gradients: str = "",
+    adapters: Annotated[bool, Parameter(negative=())] = False,
     overlap_tensor: Annotated[bool, Parameter(negative=())] = False,
     overlap_expert: Annotated[bool, Parameter(negative=())] = False,
     emit: str = "",
@@ -66,6 +67,8 @@ def plan(
     gradients
         How gradients travel between data ranks: fp32 (default), bf16, 8bit, 1bit, or powersgd4 for
         factors of rank 4.
+    adapters
+        Train low-rank adapters alone (LoRA): frozen weights have no gradients or optimizer state.
     overlap_tensor
         Tensor-parallel collectives overlap with products.
     overlap_expert
@@ -81,6 +84,7 @@ def plan(
 
     recipe = Recipe(
         format=_format(weights), optimizer=optimizer, offload=offload, exchange=gradients,
+        adapters=adapters,
         overlap_tensor=overlap_tensor, overlap_expert=overlap_expert, fused_exchange=True,
     )  # fmt: skip
     job = _job(model, tokens, batch, global_batch, seq)
@@ -238,8 +242,9 @@ def _print(report: PlanReport) -> None:
         f"(90% between {show_s(low)} and {show_s(high)}), {show_count(r.tokens_per_s)} tokens/s"
     )
     out.print(
-        f"MFU {r.model_flop_utilization:.1%} (3 x forward, causal attention at half), "
-        f"HFU {r.hardware_flop_utilization:.1%} (recomputation counted), of the 16-bit dense rate"
+        f"MFU {r.model_flop_utilization:.1%} ({r.recipe.rounds:g} x forward, causal attention "
+        f"at half), HFU {r.hardware_flop_utilization:.1%} (recomputation counted), of the 16-bit "
+        "dense rate"
     )
     _print_run(report, out)
     used = sum(r.memory.values())

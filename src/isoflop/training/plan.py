@@ -141,6 +141,11 @@ class Recipe:
             find_exchange(self.exchange)
 
     @property
+    def rounds(self) -> float:
+        """Forward passes' worth of FLOP a step needs: frozen weights have no gradient of theirs."""
+        return 2.0 if self.adapters else 3.0
+
+    @property
     def gradient_exchange(self) -> GradientExchange:
         """How gradients travel."""
         if self.exchange:

@@ -144,7 +144,8 @@ class PlanReport:
             "memory_bytes": used, "usable_bytes": self.usable_bytes,
             "model_flop_utilization": self.model_flop_utilization,
             "hardware_flop_utilization": self.hardware_flop_utilization,
-            "flop_convention": "3 x forward, causal attention at half the score matrix",
+            "flop_convention": f"{self.recipe.rounds:g} x forward, causal attention at half the "
+                               "score matrix",
             "bound_by": self.bound, "days": self.days, "usd": self.usd,
             "energy_joules": self.energy_joules, "goodput": self.goodput.useful,
             "checkpoint_interval_s": self.goodput.interval_s,
@@ -267,7 +268,7 @@ def describe_plan(
         step_parts={k: float(v[0]) for k, v in step.parts.items()},
         memory={k: float(v[0]) for k, v in memory_parts(job, recipe, plans).items()},
         usable_bytes=usable_bytes(device),
-        model_flop_utilization=step_flop(job) / count / seconds / peak,
+        model_flop_utilization=step_flop(job) * recipe.rounds / 3.0 / count / seconds / peak,
         hardware_flop_utilization=hardware, sigma=pricer.calibration.sigma,
         measured_family=pricer.calibration.family == device.family, watts=watts,
         goodput=goodput(count, job.model.parameters), step=step,

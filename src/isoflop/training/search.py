@@ -118,7 +118,7 @@ def search_plans(
     held = np.flatnonzero(needed <= usable)
     if len(held) == 0:
         larger = _smallest_fleet(job, recipe, count, usable, limits)
-        _refuse(job, plans, needed, usable, device, count, larger)
+        _refuse(job, recipe, plans, needed, usable, device, count, larger)
     pricer = StepPricer(job=job, recipe=recipe, device=device, cluster=cluster,
                         calibration=calibration)  # type: ignore[arg-type]  # fmt: skip
     plans, needed = plans.take(held), needed[held]
@@ -184,7 +184,7 @@ def bound_s(pricer: StepPricer, plans: Plans) -> Array:
     rounds = np.where(plans.recompute == FULL, 4.0, np.where(plans.recompute == ALTERNATE, 3.3, 3))
     layers = stage_layers(job, recipe, plans)
     rounds = rounds + np.minimum(plans.full_layers / layers, 1.0)
-    rounds = rounds - (1.0 if recipe.adapters else 0.0)
+    rounds = rounds - (3.0 - recipe.rounds)
     tokens = plans.micro_batch * job.sequence_tokens / plans.context / plans.tensor
     stage = tokens * layer * layers * rounds / rate * share
     steps = micro_batches(job, plans)
@@ -211,15 +211,22 @@ def _smallest_fleet(
 
 
 def _refuse(
-    job: TrainingJob, plans: Plans, needed: Array, usable: float, device: Accelerator, count: int,
-    larger: int,
+    job: TrainingJob, recipe: Recipe, plans: Plans, needed: Array, usable: float,
+    device: Accelerator, count: int, larger: int,
 ) -> None:  # fmt: skip
     more = f"{larger} of them hold it: use" if larger else "Use"
     least = int(np.argmin(needed))
+    ways = ["more or larger devices"]
+    if recipe.optimizer == "adam":
+        ways.append("an optimizer with less state (--optimizer adam8bit)")
+    if recipe.offload == "none":
+        ways.append("offload (--offload cpu)")
+    if not recipe.adapters:
+        ways.append("low-rank adapters alone (--adapters)")
+    advice = " or ".join(filter(None, (", ".join(ways[:-1]), ways[-1])))
     raise DoesNotFit(
         f"{job.model.name} does not fit {count} x {device.name} with any of {len(plans)} plans. "
         f"The leanest, {plans.at(least).describe()}, needs {show_bytes(float(needed[least]))} of "
-        f"{show_bytes(usable)} usable per device. {more} more or larger devices, an optimizer with "
-        "less state (--optimizer adam8bit) or offload (--offload cpu).",
+        f"{show_bytes(usable)} usable per device. {more} {advice}.",
         needed_bytes=float(needed[least]), available_bytes=usable,
     )  # fmt: skip

@@ -462,8 +462,9 @@ class Pricing:
     def _flop(self) -> Array:
         k, plans = self.columns, self.plans
         again = np.where(plans.recompute == SELECTIVE, k["core_flop"], 0.0)
-        layer = self.layers * ((3.0 + self.whole) * k["flop"] + (1.0 - self.whole) * again)
-        return self.m * (layer + k["head_flop"] / plans.pipeline)
+        rounds = self.r.rounds
+        layer = self.layers * ((rounds + self.whole) * k["flop"] + (1.0 - self.whole) * again)
+        return self.m * (layer + rounds / 3.0 * k["head_flop"] / plans.pipeline)
 
 
 ROUTING_KERNELS, KERNELS_PER_EXPERT = 60.0, 8.0
