@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from isoflop.errors import InvalidInput, UnknownName
 from isoflop.numerics import ksort, qat, quantizers, round_to
+from isoflop.numerics.formats import load as load_format
 from isoflop.numerics.quantizers import Calibration, load_weight_format
 from isoflop.numerics.quantizers._base import damped_cholesky, weighted_error
 from isoflop.numerics.quantizers.babai import bound, nearest_plane
@@ -245,6 +246,42 @@ def test_power_exponent_finds_the_power_the_weights_have():
     )
     assert result.facts["exponent"] < linear.facts["exponent"]
     assert 0.9 < linear.facts["exponent"] < 1.1
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_nupes_learns_codes_and_exponent_together(bits):
+    rng = np.random.default_rng(bits)
+    mix = rng.standard_normal((64, 64)) * np.exp(rng.standard_normal(64)) * 0.1
+    seen, unseen = (Calibration.of(rng.standard_normal((n, 64)) @ mix) for n in (512, 512))
+    weight = (rng.standard_normal((32, 64)) * 0.02).astype(np.float32)
+    weight[3] = 0
+    fmt = load_format(f"power{bits}-a0.5")
+    searched, joint, codes_only = (
+        quantizers.load(name, **options).quantize(weight, fmt, seen)
+        for name, options in
+        (("powerquant", {}), ("nupes", {}), ("nupes", {"learn_exponent": False}))
+    )  # fmt: skip
+    for data in (seen, unseen):
+        assert relative(joint, weight, data) < 0.6 * relative(searched, weight, data)
+    assert relative(joint, weight, seen) < 1.01 * relative(codes_only, weight, seen)
+    assert joint.facts["exponent"] != joint.facts["searched"] == searched.facts["exponent"]
+    assert codes_only.facts["exponent"] == searched.facts["exponent"]
+    assert joint.storage_bytes == searched.storage_bytes
+    # What it returns is codes and one scale per row, decoded.
+    assert not joint.values[3].any()
+    top = 2 ** (bits - 1) - 1
+    scale = np.abs(weight).max(1, keepdims=True) + (np.abs(weight).max(1, keepdims=True) == 0)
+    q = top * (np.abs(joint.values) / scale) ** joint.facts["exponent"]
+    assert np.abs(q - np.rint(q)).max() < 1e-4
+    assert q.max() <= top * (1 + 1e-6)
+    blind = quantizers.load("nupes", steps=40).quantize(weight, fmt, Calibration.identity(64))
+    assert relative(blind, weight, Calibration.identity(64)) <= 1.0001 * relative(
+        quantizers.load("powerquant").quantize(weight, fmt, Calibration.identity(64)),
+        weight, Calibration.identity(64),
+    )  # fmt: skip
+    assert "No calibration data" in blind.notes[0]
+    with pytest.raises(InvalidInput, match="at least 1"):
+        quantizers.load("nupes", steps=0).quantize(weight, fmt, seen)
 
 
 @given(st.integers(0, 2**32 - 1))
