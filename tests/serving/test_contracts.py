@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from attrs import evolve
 
+from isoflop.errors import InvalidInput
+from isoflop.serving.loop.records import FED, ITERATIONS, STEPS, USED
 from isoflop.serving.policy import policy_names
-from isoflop.serving.router import router_names
+from isoflop.serving.reference import run_replicas
+from isoflop.serving.router import find_router, router_names
 from isoflop.serving.running import Running
 from isoflop.serving.simulate import simulate
 from isoflop.serving.traffic import Trace
+from isoflop.serving.traffic import generate as g
 
 from .test_simulator import server
 
@@ -42,3 +47,69 @@ def test_jumping_agrees_with_plain_loop_behind_routers(policy, router, monkeypat
         np.testing.assert_allclose(jumped.ttft_s, plain.ttft_s, rtol=1e-9)
         np.testing.assert_allclose(jumped.e2e_s, plain.e2e_s, rtol=1e-9)
         assert np.all(np.isfinite(jumped.finish_s))
+
+
+def following(seed: int, think: bool) -> Trace:
+    """Twelve clients with prompts that share prefixes, each client one request at a time."""
+    rng = np.random.default_rng(seed)
+    drawn, clients = trace(seed), 12
+    index = np.arange(len(drawn))
+    return evolve(
+        drawn, arrival_s=np.where(index < clients, np.cumsum(rng.exponential(0.01, 60)), np.inf),
+        follows=np.where(index < clients, -1, index - clients),
+        think_s=rng.exponential(0.3, 60) if think else None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("router", router_names())
+@pytest.mark.parametrize("policy", policy_names())
+def test_closed_loops_over_replicas_agree_with_the_plain_loop(policy, router):
+    chosen = find_router(router)
+    for seed, blocks in ((0, 400), (1, 150), (2, 20_000)):
+        demand = following(seed, think=seed != 1)
+        one = server(policy=policy, cache_blocks=blocks, max_sequences=(4, 16, 8)[seed])
+        report = simulate(one, demand, replicas=3, router=router)
+        chosen.start([None] * 3, demand)
+        first, finish = run_replicas(one, demand, 3, chosen.choose)
+        arrival = report.collected.arrival_s
+        np.testing.assert_allclose(report.collected.finish_s, finish, rtol=1e-9)
+        extra = one.step.engine.arrival_s
+        np.testing.assert_allclose(report.collected.ttft_s - extra + arrival, first, rtol=1e-9)
+        # A client's next request arrives when its last one has ended and it has thought.
+        late = np.nonzero(demand.follows >= 0)[0]
+        think = 0.0 if demand.think_s is None else demand.think_s[late]
+        ended = report.collected.finish_s[demand.follows[late]]
+        np.testing.assert_allclose(arrival[late], ended + think, rtol=1e-12)
+
+
+def test_closed_loops_over_replicas_lose_nothing_and_jump():
+    demand = g.closed_loop(clients=24, requests=240, prompt=g.Lengths(median=200, p90=600),
+                           output=g.Lengths(median=200, p90=500), seed=3)  # fmt: skip
+    report = simulate(server(), demand, replicas=3, router="least-loaded")
+    finish, arrival = report.collected.finish_s, report.collected.arrival_s
+    assert np.all(np.isfinite(finish))
+    # Never more under way than there are clients, and all of them until the last requests.
+    events = np.concatenate([arrival, finish])
+    change = np.repeat([1, -1], 240)[np.lexsort((np.repeat([1, 0], 240), events))]
+    assert np.cumsum(change).max() == 24
+    for i in report.instances:
+        n = i.whole(FED)
+        assert np.all(i.requests.done[:n] == i.requests.output[:n])
+        assert i.whole(USED) == 0, "pages not returned"
+    assert sum(i.whole(FED) for i in report.instances) == 240
+    jumps, steps = (sum(i.whole(k) for i in report.instances) for k in (ITERATIONS, STEPS))
+    assert jumps < 0.3 * steps
+
+
+def test_closed_loop_over_unequal_replicas():
+    from isoflop.serving.fleet import parse_outages, simulate_fleet
+
+    demand = g.closed_loop(clients=8, requests=60, prompt=g.Lengths(median=100, p90=300),
+                           output=g.Lengths(median=50, p90=90))  # fmt: skip
+    same = simulate_fleet([server()] * 2, demand, router="least-loaded")
+    plain = simulate(server(), demand, replicas=2, router="least-loaded")
+    np.testing.assert_allclose(same.collected.finish_s, plain.collected.finish_s, rtol=1e-12)
+    unequal = simulate_fleet([server(), server(max_sequences=1)], demand, router="least-loaded")
+    assert np.all(np.isfinite(unequal.collected.finish_s))
+    with pytest.raises(InvalidInput, match="without outages"):
+        simulate_fleet([server()], demand, outages=parse_outages("0@1+1", "drain"))

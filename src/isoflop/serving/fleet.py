@@ -11,6 +11,7 @@ import numpy as np
 from attrs import define, field, frozen
 
 from ..errors import InvalidInput
+from .following import run_following
 from .loop.records import DONE, REFUSED
 from .report import Collected, ServingReport, make_report
 from .router import Router, find_router
@@ -95,15 +96,16 @@ def simulate_fleet(
     Raises
     ------
     InvalidInput
-        If a request can run nowhere, requests follow each other, or an outage names no replica.
+        If a request can run nowhere, an outage names no replica, or there are outages and requests
+        that follow each other.
     """
     began = time.perf_counter()
     if not servers:
         raise InvalidInput("A fleet needs at least one replica.")
-    if trace.follows is not None:
+    if trace.follows is not None and outages:
         raise InvalidInput(
-            "Requests that follow each other are simulated on one replica without outages: use "
-            "timed arrivals (--rate)."
+            "Closed loops and conversations are simulated without outages: use timed arrivals "
+            "(--rate), or leave out --fail and --drain."
         )
     for o in outages:
         if o.replica >= len(servers):
@@ -120,7 +122,8 @@ def simulate_fleet(
     lives = run.run()
     collected = Collected.of(
         [x.running for x in lives], [np.array(x.requests, int) for x in lives], trace,
-        [np.array([row not in x.lost for row in range(len(x.requests))], bool) for x in lives],
+        [np.array([row not in x.lost for row in range(len(x.requests))], bool) for x in lives]
+        if outages else (),
     )  # fmt: skip
     report = make_report(
         servers[0], trace, collected, [x.running for x in lives], replicas=len(servers),
@@ -154,7 +157,13 @@ class _Fleet:
     def run(self) -> list[_Life]:
         """Every life, the replicas' last ones first."""
         self.alive = [self._life(s) for s in self.servers]
-        self.router.start([x.running for x in self.alive], self.trace)
+        replicas = [x.running for x in self.alive]
+        self.router.start(replicas, self.trace)
+        if self.trace.follows is not None:
+            parts = run_following(replicas, self.trace, self.router.choose)
+            for life, part in zip(self.alive, parts, strict=True):
+                life.requests = [int(i) for i in part]
+            return self.alive
         # (time, order, request or -1, outage or None); failures before arrivals at one instant.
         events: list[tuple[float, int, int, Outage | None]] = [
             (float(t), 1, i, None) for i, t in enumerate(self.trace.arrival_s)

@@ -8,9 +8,12 @@ to agree on every first token and finish.
 from __future__ import annotations
 
 import math
+from bisect import insort
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
 from ..cost.features import Array
 from .loop import times
@@ -27,6 +30,7 @@ class _Request:
     key: float
     user: int
     units: list[int]
+    row: int  # order of arrival on this replica, which breaks ties
     done: int = 0
     ready: int = 0
     target: int = 0
@@ -81,7 +85,7 @@ class Reference:
         self.requests = [
             _Request(
                 i, float(trace.arrival_s[i]), int(trace.prompt_tokens[i]),
-                int(trace.output_tokens[i]), float(keys[i]), int(trace.user[i]), self._units(i),
+                int(trace.output_tokens[i]), float(keys[i]), int(trace.user[i]), self._units(i), i,
             )
             for i in range(len(trace))
         ]  # fmt: skip
@@ -106,13 +110,39 @@ class Reference:
         low, high = self.trace.unit_offsets[i], self.trace.unit_offsets[i + 1]
         return [int(u) for u in self.trace.units[low:high]]
 
+    @property
+    def busy(self) -> bool:
+        """Whether any request that is known has not ended."""
+        return bool(self.future or self.waiting or self.prefilling or self.decoding)
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that are known and have not ended."""
+        return len(self.future) + len(self.waiting) + len(self.prefilling) + len(self.decoding)
+
+    @property
+    def next_s(self) -> float:
+        """When the next step begins; infinity for never."""
+        if self.waiting or self.prefilling or self.decoding:
+            return self.now
+        return max(self.now, self.future[0].arrival) if self.future else math.inf
+
+    def cached_prefix(self, trace: Trace, request: int) -> float:
+        """Prompt tokens of a request that the prefix cache holds."""
+        units = self.requests[request].units
+        held = next((n for n, u in enumerate(units) if not self.cache.has(u)), len(units))
+        return float(held * self.limits.unit_tokens)
+
+    def step(self) -> None:
+        """One scheduling decision and one step."""
+        self.now = self.next_s
+        self._arrive()
+        self._step()
+
     def run(self) -> tuple[Array, Array]:
         """Times of the first and last token of every request."""
-        while self.future or self.waiting or self.prefilling or self.decoding:
-            if not (self.waiting or self.prefilling or self.decoding):
-                self.now = max(self.now, self.future[0].arrival)
-            self._arrive()
-            self._step()
+        while self.busy:
+            self.step()
         return (np.array([r.first for r in self.requests]),
                 np.array([r.finish for r in self.requests]))  # fmt: skip
 
@@ -186,7 +216,7 @@ class Reference:
         while self.waiting and budget > 0:
             if len(self.decoding) + len(self.prefilling) >= limits.sequences:
                 return
-            r = min(self.waiting, key=lambda x: (x.key, x.index))
+            r = min(self.waiting, key=lambda x: (x.key, x.row))
             held = r.prompt + max(r.done - 1, 0)
             hits = 0
             if limits.unit_tokens:
@@ -314,10 +344,44 @@ class Reference:
         # that end with their first token, then the others; of a gang the shortest first.
         ended = [r for r in self.decoding if r.done >= r.output]
         if self.limits.gang:
-            ended.sort(key=lambda r: (r.output, r.index))
+            ended.sort(key=lambda r: (r.output, r.row))
         else:
-            ended.sort(key=lambda r: (0, r.since) if r.at_once else (1, r.index))
+            ended.sort(key=lambda r: (0, r.since) if r.at_once else (1, r.row))
         for r in ended:
             r.finish = self.now
             self.decoding.remove(r)
             self._release(r)
+
+
+def run_replicas(
+    server: Server, trace: Trace, replicas: int, choose: Callable[[Sequence[Any], Trace, int], int]
+) -> tuple[Array, Array]:
+    """The plain loop on several replicas, requests that follow others included.
+
+    The step that begins first is always the next; before it, everything that has arrived by then
+    is routed. Times of the first and last token of every request.
+    """
+    each = [
+        Reference(server, evolve(trace, arrival_s=np.full(len(trace), np.inf)))
+        for _ in range(replicas)
+    ]
+    arrivals = sorted((float(t), i) for i, t in enumerate(trace.arrival_s) if math.isfinite(t))
+    place: dict[int, Reference] = {}
+    while arrivals or any(x.busy for x in each):
+        soonest = min(each, key=lambda x: x.next_s)
+        if arrivals and arrivals[0][0] <= soonest.next_s:
+            at, i = arrivals.pop(0)
+            place[i] = each[choose(each, trace, i)]
+            request = place[i].requests[i]
+            request.arrival, request.row = at, len(place)
+            place[i].future.append(request)
+            continue
+        under_way = [*soonest.future, *soonest.waiting, *soonest.prefilling, *soonest.decoding]
+        soonest.step()
+        for ended in under_way:
+            for j in range(len(trace)) if math.isfinite(ended.finish) else ():
+                if trace.follows is not None and trace.follows[j] == ended.index:
+                    think = 0.0 if trace.think_s is None else float(trace.think_s[j])
+                    insort(arrivals, (ended.finish + think, j))
+    ends = [place[i].requests[i] for i in range(len(trace))]
+    return np.array([r.first for r in ends]), np.array([r.finish for r in ends])

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import registry
 from ..cost.features import Array
-from ..errors import InvalidInput
+from .following import run_following
 from .running import Running
 from .traffic import Trace
 
@@ -38,12 +38,9 @@ class Router(ABC):
 
     def run(self, replicas: Sequence[Running], trace: Trace) -> tuple[list[Running], list[Array]]:
         """Route and simulate everything; the replicas and the requests each one got."""
-        if trace.follows is not None:
-            raise InvalidInput(
-                "Requests that follow each other are simulated on one replica: give each replica "
-                "its share of the clients (--replicas 1)."
-            )
         self.start(replicas, trace)
+        if trace.follows is not None:
+            return list(replicas), run_following(replicas, trace, self.choose)
         places: list[list[int]] = [[] for _ in replicas]
         if not self.watches:
             for i in range(len(trace)):

@@ -8,8 +8,11 @@ import numpy as np
 
 from ..cost.features import Array
 from .kernel import engine_for
+from .loop.cache import affordable
 from .loop.records import (
+    BLOCKED,
     CLOCK,
+    CONTEXT,
     FED,
     FINISHED,
     FOLLOWING,
@@ -17,14 +20,22 @@ from .loop.records import (
     HOST_NEWEST,
     HOST_OLDEST,
     LOG_COLUMNS,
+    N_DECODING,
+    N_ENDING,
+    N_PREFILLING,
+    N_RUNNING,
+    N_WAITING,
     NEWEST,
+    NEXT,
     OLDEST,
     REAL_SIZE,
+    STEP,
     SWAP_S_PER_BLOCK,
     WHOLE_SIZE,
     Requests,
     State,
 )  # fmt: skip
+from .loop.times import attention_s
 from .server import Server
 from .traffic import Trace
 
@@ -96,11 +107,11 @@ class Running:
         s.whole[FED] += n
         return rows
 
-    def feed_one(self, trace: Trace, request: int) -> None:
-        """Add one request of a trace: the router's way in."""
+    def feed_one(self, trace: Trace, request: int, arrival_s: float | None = None) -> None:
+        """Add one request of a trace, arriving then or at another time: the router's way in."""
         r, s = self.requests, self.state
         i = int(s.whole[FED]) % self.limits.ring
-        r.arrival[i] = trace.arrival_s[request]
+        r.arrival[i] = trace.arrival_s[request] if arrival_s is None else arrival_s
         r.prompt[i] = trace.prompt_tokens[request]
         r.output[i] = trace.output_tokens[request]
         r.key[i] = self._keys(trace)[request]
@@ -137,6 +148,30 @@ class Running:
         self.loop.advance(
             self.requests, self.state, self.tables, self.limits, float(horizon_s), longest
         )
+
+    def earliest_end_s(self) -> float:
+        """A time before which no request here can end, given what has been fed.
+
+        Where nobody can be admitted and no page runs short, the batch decodes as it is until its
+        next end, and steps only grow longer with the context; otherwise no better bound than the
+        clock is claimed.
+        """
+        s, t, limits = self.state, self.tables, self.limits
+        clock, n = float(s.real[CLOCK]), int(s.whole[N_DECODING])
+        open_slots = not limits.gang and s.whole[N_RUNNING] < limits.sequences
+        admits = s.whole[N_WAITING] > 0 and open_slots and not s.whole[BLOCKED]
+        unseen = s.whole[NEXT] < s.whole[FED]
+        if n == 0 or s.whole[N_PREFILLING] or s.whole[N_ENDING] == 0 or admits or unseen:
+            return clock
+        # The top of the heap may be stale, which is earlier still.
+        steps = int(s.ending_step[0] - s.whole[STEP])
+        if not limits.gang:  # a preemption makes the steps shorter: no further than that
+            steps = min(steps, int(affordable(s, limits, steps)))
+        context = s.real[CONTEXT] / n
+        now, _ = attention_s(t, n, context)
+        later = t.attention[n, t.context > context]
+        least = min(now, float(later.min())) if len(later) else now
+        return clock + max(0, steps) * (float(t.decode[n]) + least) * (1.0 - 1e-9)
 
     @property
     def clock_s(self) -> float:

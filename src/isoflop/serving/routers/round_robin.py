@@ -12,13 +12,17 @@ from ..traffic import Trace
 
 @final
 class RoundRobin(Router):
-    """Request i goes to replica i modulo their number."""
+    """The i-th request to arrive goes to replica i modulo their number."""
 
     title: ClassVar[str] = "each replica in turn"
     watches: ClassVar[bool] = False
 
+    def start(self, replicas: Sequence[Running], trace: Trace) -> None:
+        self._arrived = -1
+
     def choose(self, replicas: Sequence[Running], trace: Trace, request: int) -> int:
-        return request % len(replicas)
+        self._arrived += 1
+        return self._arrived % len(replicas)
 
 
 ROUTER = RoundRobin()
