@@ -27,7 +27,7 @@ EXACT_FORMATS = (
 
 def run() -> list[dict[str, Any]]:
     """Every check that can run here, one record each."""
-    return [*_ml_dtypes(), *_gfloat(), *_torch(), *_exact()]
+    return [*_ml_dtypes(), *_gfloat(), *_torch(), *_torchao(), *_exact()]
 
 
 def _record(check: str, against: str, compared: int, different: int, note: str = "") -> dict:
@@ -104,6 +104,27 @@ def _torch() -> list[dict]:
     version = str(torch.__version__)
     note = "" if version.startswith("2.13") else "the preset describes 2.13"
     return [_record(check, f"torch {version}", compared, different, note)]
+
+
+def _torchao() -> list[dict]:
+    check = "MX blocks of FP8 under four scale rules"
+    try:
+        import torch
+        from torchao.prototype.mx_formats import mx_tensor as mx
+    except ImportError:
+        return [_absent(check, "torchao")]
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((64, 256)) * 2.0 ** rng.uniform(-20, 20, (64, 1))).astype(np.float32)
+    compared = different = 0
+    for name, dtype in (("mxfp8-e4m3", torch.float8_e4m3fn), ("mxfp8-e5m2", torch.float8_e5m2)):
+        for rule in ("floor", "ceil", "rceil", "even"):
+            mode = getattr(mx.ScaleCalculationMode, rule.upper())
+            scale, data = mx.to_mx(torch.from_numpy(x), dtype, 32, mode)
+            scales = 2.0 ** (scale.view(torch.uint8).numpy().astype(np.float64) - 127)
+            peer = data.float().numpy().reshape(*scales.shape, 32) * scales[..., None]
+            compared += x.size
+            different += int((~_same(round_to(x, f"{name}-{rule}"), peer.reshape(x.shape))).sum())
+    return [_record(check, "torchao", compared, different)]
 
 
 def _probes(fmt: FloatFormat, step: int) -> tuple[np.ndarray, list[int], list[Fraction]]:
