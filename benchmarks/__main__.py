@@ -110,9 +110,10 @@ def main() -> None:
     end_to_end(data)
     speed()
     command_line()
-    from benchmarks import device, scaling, serving, training, training_accuracy
+    from benchmarks import device, scaling, serving, training, training_accuracy, unseen
 
     device.main()
+    unseen.main(data)
     serving.main()
     scaling.main(data / "data/laws")
     training.main()

@@ -47,7 +47,7 @@ def show(device: str, what: str, predicted: Iterable[float], measured: Iterable[
     """One line: errors and the error of the best constant."""
     p, m = np.array(list(predicted)), np.array(list(measured))
     off, flat = p / m - 1, np.abs(np.median(m) / m - 1)
-    print(f"measured {device:8s} {what:22s} {len(m):3d} rows: "
+    print(f"measured {device:13s} {what:24s} {len(m):3d} rows: "
           f"median {np.median(np.abs(off)):5.1%}, mean {np.abs(off).mean():5.1%}, "
           f"bias {np.median(off):+5.1%}; one constant {flat.mean():.0%}")  # fmt: skip
 

@@ -12,7 +12,15 @@ from attrs import frozen
 from numpy.typing import ArrayLike
 
 from ..features import Array
-from .flash import DECODE_ROWS, LIBRARIES, by_width, key_splits, smooth_splits
+from .flash import (
+    DECODE_ROWS,
+    LIBRARIES,
+    MATRIX_ROWS,
+    QUARTER_RATE,
+    by_width,
+    key_splits,
+    smooth_splits,
+)
 from .shape import DeviceShape
 
 LAUNCH_S = 4e-6
@@ -181,7 +189,7 @@ def prefill_time_s(
     )
     heads_of_tiles = b * h / group
     tiles = tiles * heads_of_tiles
-    rate = device.bf16_flop_per_s * p.compute / device.units
+    rate = device.bf16_flop_per_s * device.reached(p.compute) / device.units
     rate = rate * np.minimum((width / 256.0) ** p.head_exponent, WIDEST_GAIN)
     per_key = np.maximum(2.0 * width * rows / rate,
                          width * kv_bytes_per_value / (p.load * device.clock_hz))  # fmt: skip
@@ -267,9 +275,12 @@ def _blocks_s(
     load = blocks / units
     shared = load if streamed else np.ceil(load)
     shared = np.clip(shared, 1.0, LIBRARIES[p.library].blocks_per_unit)
+    rows = np.full(h.shape, DECODE_ROWS)
+    if device.rate_cut <= QUARTER_RATE:
+        rows = np.minimum(np.ceil(h / kv / MATRIX_ROWS) * MATRIX_ROWS, DECODE_ROWS)
     per_block = block * np.maximum(
         (d + v) * kv_bytes / (p.load * clock),
-        2.0 * (d + v) * DECODE_ROWS / (device.bf16_flop_per_s * p.compute / units),
+        2.0 * (d + v) * rows / (device.bf16_flop_per_s * device.reached(p.compute) / units),
     )
     math = waves * (p.wave / clock + each * per_block * shared)
     moved = b * kv * keys * (d + v) * kv_bytes + 2.0 * b * h * (d + v)

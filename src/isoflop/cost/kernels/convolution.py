@@ -188,7 +188,7 @@ def _math_s(
     )
     depth = np.ceil(channels / CHANNEL_STEP) * CHANNEL_STEP * kernel**2
     blocks = np.ceil(pixels / tm) * np.ceil(channels / tn) * splits
-    unit_rate = rate_flop_per_s * p.compute / device.units
+    unit_rate = rate_flop_per_s * device.reached(p.compute) / device.units
     step = np.maximum(2.0 * tm * tn * CHANNEL_STEP / unit_rate, p.step / device.clock_hz)
     tile = np.ceil(depth / CHANNEL_STEP / splits) * step
     tile = tile + (p.tile + 2.0 * tm * tn / p.store) / device.clock_hz

@@ -209,7 +209,7 @@ def _flat(
     m, n, k = m[:, None], n[:, None], k[:, None]
     blocks = np.ceil(m / tm) * np.ceil(n / tn) * splits
     step = np.maximum(
-        2.0 * tm * tn / (rate * p.compute / device.units),
+        2.0 * tm * tn / (rate * device.reached(p.compute) / device.units),
         (tm * activation + tn * weight) / (p.load * device.clock_hz),
     )
     slices = np.ceil(k / splits / K_STEP) * K_STEP

@@ -156,7 +156,7 @@ def _grouped(
             tiles = local * np.maximum(1.0, padded) * np.ceil(n / tn)
             waves = np.maximum(tiles / units, 1.0) + 0.5 * (tiles > units)
             per_k = max(
-                2.0 * tm * tn / (rate_flop_per_s * p.compute / units),
+                2.0 * tm * tn / (rate_flop_per_s * device.reached(p.compute) / units),
                 (tm * activation_bytes + tn * weight_bytes) / (cache / units),
             )
             math = waves * (k * per_k + p.wave)

@@ -6,6 +6,10 @@ from attrs import frozen
 
 from ...hardware import Accelerator
 
+FAMILY_FLOP_PER_CLOCK = {"hopper": 4096.0, "ampere": 2048.0, "ada": 1024.0}
+"""Dense 16-bit FLOP per unit and clock of the parts each family's kernels were measured on. Some
+products of the same silicon are sold with a quarter (H20) or half of it (RTX 4090, L40)."""
+
 
 @frozen(kw_only=True)
 class DeviceShape:
@@ -21,6 +25,8 @@ class DeviceShape:
         Dense 16-bit rate: attention and 16-bit GEMMs run at it.
     clock_hz : float
         Clock at which units count the cycles of loads, stores and synchronisation.
+    rate_cut : float
+        Matrix rate per unit and clock over that of the family's measured parts, at most 1.
     """
 
     units: int
@@ -28,19 +34,32 @@ class DeviceShape:
     cache_bytes: float
     bf16_flop_per_s: float
     clock_hz: float
+    rate_cut: float = 1.0
 
     @classmethod
     def of(cls, device: Accelerator) -> DeviceShape:
         """The shape of a catalog entry; a device without 16-bit units uses its widest rate."""
         rates = device.rates.dense_flop_per_s
         rate = next((rates[f] for f in ("bf16", "fp16", "fp32") if f in rates), 0.0)
+        units, clock = max(1, device.compute.units), device.compute.clock_hz
+        native = FAMILY_FLOP_PER_CLOCK.get(device.family, 0.0) * units * clock
         return cls(
-            units=max(1, device.compute.units),
+            units=units,
             bandwidth_bytes_per_s=device.memory.bandwidth_bytes_per_s,
             cache_bytes=device.memory.cache_bytes,
             bf16_flop_per_s=rate or max(rates.values()),
-            clock_hz=device.compute.clock_hz,
+            clock_hz=clock,
+            rate_cut=min(1.0, rate / native) if native and rate else 1.0,
         )
+
+    def reached(self, share: float) -> float:
+        """Share of this device's matrix rate a full tile reaches; `share` is the family's fit.
+
+        What keeps a tile from the full rate (loads, synchronisation, power) takes clocks of its
+        own, which weigh less where the matrix units themselves are slower: 1 / (1 + cut (1/share
+        - 1)).
+        """
+        return 1.0 / (1.0 + self.rate_cut * (1.0 / share - 1.0))
 
     def resident(self, moved_bytes, share: float):
         """Share of `moved_bytes` a repeated kernel finds in the last-level cache.
