@@ -12,6 +12,7 @@ import argparse
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,13 +24,20 @@ QUESTIONS = (
 """Model and fleet here; model and number of H200 there."""
 
 
-def cpu_s(command: Sequence[str]) -> float | None:
-    """CPU seconds of a command and its children; None where it fails."""
+def cpu_s(command: Sequence[str], timeout_s: float | None = None) -> float | None:
+    """CPU seconds of a command and its children; None where it fails or takes too long."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)  # fmt: skip
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"},
+                               start_new_session=True)  # fmt: skip
+    try:
+        code = started.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)  # its children too
+        started.wait()
+        return None
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
+    if code:
         return None
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -38,7 +46,9 @@ def main() -> None:
     """Ask both and print the ratio."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--aiconfigurator", default=shutil.which("aiconfigurator") or "")
-    peer = parser.parse_args().aiconfigurator
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds per question")
+    arguments = parser.parse_args()
+    peer, timeout_s = arguments.aiconfigurator, arguments.timeout
     for model, fleet, theirs, count in QUESTIONS:
         ours = cpu_s([sys.executable, "-m", "isoflop", "advise", model, "--on", fleet, "--rate",
                       "10", "--prompt", "1024", "--output", "256", "--weights", "fp8",
@@ -52,9 +62,9 @@ def main() -> None:
             continue
         took = cpu_s([peer, "cli", "default", "--model-path", theirs, "--total-gpus", str(count),
                       "--system", "h200_sxm", "--backend", "vllm", "--isl", "1024", "--osl", "256",
-                      "--ttft", "1000", "--tpot", "50"])  # fmt: skip
+                      "--ttft", "1000", "--tpot", "50"], timeout_s)  # fmt: skip
         if took is None:
-            print(f"peers: aiconfigurator gave no answer for {theirs}")
+            print(f"peers: aiconfigurator gave no answer for {theirs} within {timeout_s:g} s")
         else:
             print(f"peers: aiconfigurator {theirs} on {count} H200: {took:.1f} CPU s, means only; "
                   f"{took / ours:.0f} times ours")  # fmt: skip
