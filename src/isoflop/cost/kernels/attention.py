@@ -278,6 +278,8 @@ def _blocks_s(
     rows = np.full(h.shape, DECODE_ROWS)
     if device.rate_cut <= QUARTER_RATE:
         rows = np.minimum(np.ceil(h / kv / MATRIX_ROWS) * MATRIX_ROWS, DECODE_ROWS)
+    if device.pad_rows:
+        rows = np.minimum(np.ceil(h / kv / device.pad_rows) * device.pad_rows, DECODE_ROWS)
     per_block = block * np.maximum(
         (d + v) * kv_bytes / (p.load * clock),
         2.0 * (d + v) * rows / (device.bf16_flop_per_s * device.reached(p.compute) / units),

@@ -10,6 +10,19 @@ FAMILY_FLOP_PER_CLOCK = {"hopper": 4096.0, "ampere": 2048.0, "ada": 1024.0}
 """Dense 16-bit FLOP per unit and clock of the parts each family's kernels were measured on. Some
 products of the same silicon are sold with a quarter (H20) or half of it (RTX 4090, L40)."""
 
+AMX_ROWS = 16
+AMX_GAIN = 8.0
+"""A CPU whose 16-bit rate is this many times its fp32 vector rate has matrix units: AMX gains 32,
+dot products in vector registers 2 to 4."""
+
+
+def _pad_rows(device: Accelerator) -> int:
+    if device.kind != "cpu":
+        return 0
+    rates = device.rates.dense_flop_per_s
+    tiles = rates.get("bf16", 0.0) >= AMX_GAIN * rates.get("fp32", float("inf"))
+    return AMX_ROWS if tiles else 1
+
 
 @frozen(kw_only=True)
 class DeviceShape:
@@ -27,6 +40,9 @@ class DeviceShape:
         Clock at which units count the cycles of loads, stores and synchronisation.
     rate_cut : float
         Matrix rate per unit and clock over that of the family's measured parts, at most 1.
+    pad_rows : int
+        On a CPU, query heads of decoding attention are padded to a multiple of this: 16 with tile
+        registers (AMX), 1 with vector units, which do dot products. 0: the library's tiles.
     """
 
     units: int
@@ -35,6 +51,7 @@ class DeviceShape:
     bf16_flop_per_s: float
     clock_hz: float
     rate_cut: float = 1.0
+    pad_rows: int = 0
 
     @classmethod
     def of(cls, device: Accelerator) -> DeviceShape:
@@ -50,6 +67,7 @@ class DeviceShape:
             bf16_flop_per_s=rate or max(rates.values()),
             clock_hz=clock,
             rate_cut=min(1.0, rate / native) if native and rate else 1.0,
+            pad_rows=_pad_rows(device),
         )
 
     def reached(self, share: float) -> float:

@@ -152,11 +152,16 @@ class Trace:
         return out
 
 
-def sort_check(arrival_s: Array, name: str, first_line: int) -> None:
-    """Raise, with the line, where arrivals are not numbers, negative or not in order."""
+def sort_check(
+    arrival_s: Array, name: str, first_line: int, *, relative: bool = False
+) -> None:  # fmt: skip
+    """Raise, with the line, where arrivals are not numbers, negative or not in order.
+
+    `relative`: they are times of day less the first, so a negative one is out of order.
+    """
     for bad, what in (
         (~np.isfinite(arrival_s), "no arrival time"),
-        (arrival_s < 0, "a negative arrival time"),
+        ((arrival_s < 0) & (not relative), "a negative arrival time"),
         (np.concatenate([[False], np.diff(arrival_s) < 0]), "an arrival before the one above it"),
     ):
         if np.any(bad):

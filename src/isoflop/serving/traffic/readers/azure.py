@@ -32,7 +32,7 @@ class Azure:
         )
         arrival = np.array([_seconds(s, i, name) for i, s in enumerate(stamps, start=2)])
         arrival -= arrival[0]
-        sort_check(arrival, name, 2)
+        sort_check(arrival, name, 2, relative=True)
         return Trace(
             name=name, arrival_s=arrival,
             prompt_tokens=np.array(numbers(prompt, "prompt length", name, least=1), np.int64),
