@@ -90,11 +90,14 @@ def replay(graph: Graph, intervals: Sequence[Retention]) -> tuple[float, float]:
     Raises
     ------
     InvalidInput
-        If a computation lacks an input, or a node is never computed.
+        If a computation lacks an input, a copy is not held in the slot that computes it, or a node
+        is never computed.
     """
     done: set[int] = set()
     peak = cost = 0.0
     for r in sorted(intervals, key=lambda r: r.start):
+        if r.end < r.start:
+            raise InvalidInput(f"Node {r.node} is not held while it is computed.")
         now = [x for x in intervals if x.start <= r.start <= x.end]
         held = {x.node for x in now if x.start < r.start}
         missing = [u for u in graph.needs[r.node] if u not in held]
@@ -224,9 +227,9 @@ def solve(
     n = len(graph.cost)
     horizon = slot(n - 1, n - 1)
     # Whole numbers stay as they are; others are cut finely, sizes upwards.
-    scale = _scale((*graph.size, budget), 1e6)
+    scale = whole_number_scale((*graph.size, budget), 1e6)
     sizes = [max(1, math.ceil(s * scale)) for s in graph.size]
-    price = _scale(graph.cost, 1e4)
+    price = whole_number_scale(graph.cost, 1e4)
     starts: dict[tuple[int, int], Any] = {}
     ends: dict[tuple[int, int], Any] = {}
     used: dict[tuple[int, int], Any] = {}
@@ -237,7 +240,8 @@ def solve(
             s = model.NewIntVarFromDomain(slots, f"s{v},{k}")
             e = model.NewIntVar(0, horizon, f"e{v},{k}")
             a = model.NewBoolVar(f"a{v},{k}")
-            length = model.NewIntVar(0, horizon + 1, "")
+            # At least its own slot: an output takes memory while it is computed, read or not.
+            length = model.NewIntVar(1, horizon + 1, "")
             spans.append(model.NewOptionalIntervalVar(s, length, e + 1, a, ""))
             demands.append(sizes[v])
             starts[v, k], ends[v, k], used[v, k] = s, e, a
@@ -299,7 +303,7 @@ def _hint(model: Any, start: Schedule, starts: dict, ends: dict, used: dict) -> 
         model.AddHint(a, k < seen[v])
 
 
-def _scale(values: Sequence[float], resolution: float) -> float:
+def whole_number_scale(values: Sequence[float], resolution: float) -> float:
     """Factor that turns values into whole numbers, exactly where they are whole already."""
     if all(float(v).is_integer() for v in values) and max(values) < resolution:
         return 1.0
