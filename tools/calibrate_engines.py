@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from _fitting import fit
 from isoflop.cost.engines import Engine
 from isoflop.cost.step import StepModel
 from isoflop.evidence.case import Case
+from isoflop.evidence.predict import run_of
 from isoflop.evidence.read import read_cases
 from isoflop.hardware import load_accelerator
 from isoflop.models import load_model
@@ -27,7 +29,7 @@ OUT = Path(__file__).resolve().parents[1] / "src/isoflop/data/calibrations"
 FAMILIES = ("hopper", "blackwell")
 
 
-def engine(name: str, x: np.ndarray, y: tuple[float, float] = (0.0, 0.0)) -> Engine:
+def engine(name: str, x: np.ndarray, y: Sequence[float] = (0.0, 0.0, 0.0)) -> Engine:
     """An engine from a parameter vector."""
     return Engine(
         id=f"engine-{name}",
@@ -39,6 +41,7 @@ def engine(name: str, x: np.ndarray, y: tuple[float, float] = (0.0, 0.0)) -> Eng
         sigma=0.1,
         arrival_s=y[0] * 1e-3,
         burst=y[1],
+        lag_steps=y[2],
         fitted_on="",
         source="estimate",
     )
@@ -67,7 +70,7 @@ def groups(cases: list[Case], name: str, role: str, metric: str) -> list[tuple]:
         except Exception as error:
             print(f"  skipped {model} on {device}: {str(error)[:90]}")
             continue
-        options = {"output_cv": spread, "mixed": mixed}
+        options = {"output_cv": spread, "mixed": mixed, **run_of(rows)}
         measured = np.array([c.measured for c in rows])
         out.append((tables, clients, prompt, output, options, measured))
     return out
@@ -164,9 +167,9 @@ def main() -> None:
         first = groups(cases, name, "fit", "ttft_s")
         y = fit(
             lambda y, d=first, n=name, x=x: errors(d, engine(n, x, tuple(y)), "ttft_s"),
-            [30.0, 0.2],
-            [0.0, 0.0],
-            [400.0, 1.0],
+            [30.0, 0.2, 1.0],
+            [0.0, 0.0, 0.0],
+            [400.0, 1.0, 4.0],
             0.3,
         )
         t = errors(first, engine(name, x, tuple(y)), "ttft_s")
@@ -179,6 +182,7 @@ prefill_scale = {x[2]:.4g}
 captured = {x[5]:.4g}
 arrival = {y[0] * 1e-3:.4g}
 burst = {y[1]:.4g}
+lag_steps = {y[2]:.4g}
 sigma = {sigma:.3f}
 rows = {len(e)}
 fitted_on = "TPOT of configurations with role fit"

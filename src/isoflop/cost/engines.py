@@ -43,10 +43,13 @@ class Engine:
         as graphs; the step takes at least this.
     chunk_tokens : float
         Prompt tokens of one step.
+    lag_steps : float
+        Decoding steps between a prompt's arrival and the start of its own.
     captured : float
         Share of the kernels' fixed times that a captured graph saves in decoding steps.
     burst : float
-        Share of the clients whose prompts a load generator sends together.
+        Share of the clients whose prompts stay together in a closed loop of equal lengths: the
+        more, the more an engine finishes all prompts before it decodes.
     sigma : float
         Standard deviation of log(measured / predicted) on the fitted rows.
     """
@@ -59,6 +62,7 @@ class Engine:
     prefill_scale: float = 1.0
     captured: float = 0.0
     arrival_s: float = 0.0
+    lag_steps: float = 0.0
     burst: float = 0.0
     prompt_layer_s: float = 0.0
     chunk_tokens: float = field(default=8192.0, metadata={"plain": True})

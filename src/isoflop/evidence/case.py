@@ -22,6 +22,31 @@ class Arrivals:
 
 
 @frozen(kw_only=True)
+class Protocol:
+    """One load generator's run.
+
+    Attributes
+    ----------
+    rounds : float
+        Requests per client; 0 where it is not known.
+    shortest : float
+        Shortest length over the longest, lengths being uniform between; 1 for equal lengths.
+    wait_steps : float
+        Decoding steps a prompt waits, on average, for a scheduler told to look or to start
+        prompts only now and then.
+    """
+
+    rounds: float = 0.0
+    shortest: float = 1.0
+    wait_steps: float = 0.0
+
+    @property
+    def mean_length(self) -> float:
+        """Mean length over the longest."""
+        return (1.0 + self.shortest) / 2.0
+
+
+@frozen(kw_only=True)
 class Case:
     """One row of a measurement file.
 
@@ -71,6 +96,8 @@ class Case:
     """Mean running batch, where the source states it."""
     output_cv: float = 0.0
     """Standard deviation of the output lengths over their mean."""
+    protocol: Protocol = field(factory=Protocol)
+    """How its load generator ran."""
     mixed: bool = False
     """Prompts share their steps with decoding sequences (chunked prefill)."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from attrs import evolve
@@ -20,7 +21,7 @@ from ..hardware import Accelerator, load_accelerator
 from ..models import load_model
 from ..plans import Plan
 from ..serving.instance import InstanceTables
-from ..serving.steady import SteadyState, mean_context
+from ..serving.steady import ClosedRun, SteadyState, mean_context
 from .case import Case, Prediction
 from .open_loop import predict_open
 from .training_predict import TrainingPredictor
@@ -173,9 +174,18 @@ def _states(step: StepModel, cases: Sequence[Case], mode: str) -> tuple[SteadySt
     tables = InstanceTables.build(step, clients, prompt, output, spread)
     state = tables.state(
         step.engine, clients, prompt, output, static=mode == "static", output_cv=spread,
-        mixed=[c.mixed for c in cases],
+        mixed=[c.mixed for c in cases], **run_of(cases),
     )  # fmt: skip
     return state, mean_context(prompt, output, spread)
+
+
+def run_of(cases: Sequence[Case]) -> dict[str, Any]:
+    """What the load generators of cases did, as the steady state takes it."""
+    rounds, shortest, wait = (
+        np.array([getattr(c.protocol, k) for c in cases])
+        for k in ("rounds", "shortest", "wait_steps")
+    )
+    return {"wait_steps": wait, "run": ClosedRun(rounds=rounds, shortest=shortest)}
 
 
 def _value(step: StepModel, case: Case, state: SteadyState, j: int, context: float) -> float:

@@ -14,7 +14,7 @@ from ..cost.engines import Engine
 from ..cost.features import Array, Batch
 from ..cost.step import StepModel
 from ..cost.table import StepTable
-from .steady import SteadyState, closed_loop, mean_context, static_batch
+from .steady import ClosedRun, SteadyState, closed_loop, mean_context, static_batch
 
 BARE = Engine(id="bare", step_s=0.0, sequence_s=0.0, sigma=0.0, fitted_on="", source="estimate")
 """An engine that costs nothing."""
@@ -75,6 +75,7 @@ class InstanceTables:
     def state(
         self, engine: Engine, clients: ArrayLike, prompt: ArrayLike, output: ArrayLike,
         *, static: bool = False, output_cv: ArrayLike = 0.0, mixed: ArrayLike = False,
+        wait_steps: ArrayLike = 0.0, run: ClosedRun | None = None,
     ) -> SteadyState:  # fmt: skip
         """Steady state of the scenarios under one engine's overheads."""
         layers, scale = self.step.model.depth, engine.scale(self.step.device.family)
@@ -102,4 +103,5 @@ class InstanceTables:
             interference=engine.prefill_interference, arrival_s=engine.arrival_s,
             burst=engine.burst, output_cv=output_cv,
             prompt_floor_s=engine.prompt_layer_s * layers, mixed=mixed,
+            lag_steps=engine.lag_steps + np.asarray(wait_steps, float), run=run,
         )  # fmt: skip

@@ -30,7 +30,7 @@ PrefillTime = Callable[[Array, Array], Array]
 """Seconds of one prefill step from (prompts in it, tokens per prompt)."""
 
 ITERATIONS = 200
-TOLERANCE = 1e-9
+TOLERANCE = 1e-7
 
 
 @frozen(kw_only=True, eq=False)
@@ -54,6 +54,54 @@ class SteadyState:
     requests_per_s: Array
     output_tokens_per_s: Array
     prefill_share: Array
+
+
+@frozen(kw_only=True, eq=False)
+class ClosedRun:
+    """A closed-loop benchmark of finite length, whose clients start together.
+
+    All clients send their first prompt at once, so the first round is a burst. Output lengths
+    uniform between `shortest` times the longest and the longest then spread the clients: after k
+    rounds they end within sqrt(k) times the spread of one output.
+
+    Attributes
+    ----------
+    rounds : array
+        Requests per client; 0 where it is not known.
+    shortest : array
+        Shortest output over the longest; 1 for equal lengths.
+    """
+
+    rounds: Array
+    shortest: Array
+
+    @property
+    def known(self) -> Array:
+        """Where the queue follows from the run itself: lengths that differ, a known end."""
+        return (self.rounds > 0) & (self.shortest < 1.0)
+
+    def queue(self, clients: Array, together: Array, decoding: Array) -> Array:
+        """Mean number of others' prompts that a prompt waits for, over all rounds.
+
+        Requests end, and the next ones arrive, only as steps advance all of them by a token, so
+        the queue lives in steps and not in seconds, however long a step's prompts make it. The
+        round after the k-th spread has C prompts over sqrt(k) times the spread of one output,
+        plus the C / t steps by which the first burst set the clients apart, t prompts fitting in
+        one step. Those of one step wait for each other; a share r of the steps above one makes a
+        fluid queue, one below that of M/D/1.
+        """
+        count = int(np.max(self.rounds, initial=1))
+        k = np.arange(1, count, dtype=float).reshape((-1,) + (1,) * np.ndim(clients))
+        spread = 2.0 * (1.0 - self.shortest) / (1.0 + self.shortest) * decoding
+        window = np.clip(np.sqrt(k) * spread + clients / together, 1.0, np.maximum(decoding, 1.0))
+        arrivals = clients / window
+        r = arrivals / together
+        fluid = (clients - 1.0) / 2.0 * np.maximum(1.0 - 1.0 / np.maximum(r, 1e-12), 0.0)
+        below = np.minimum(r, 0.9)
+        waiting = fluid + np.minimum(arrivals, together) / 2.0
+        waiting = waiting + together * below / (2.0 * (1.0 - below))
+        later = np.sum(np.minimum(waiting, (clients - 1.0) / 2.0) * (k < self.rounds), axis=0)
+        return ((clients - 1.0) / 2.0 + later) / np.maximum(self.rounds, 1.0)
 
 
 def mean_context(prompt: ArrayLike, output: ArrayLike, output_cv: ArrayLike = 0.0) -> Array:
@@ -80,6 +128,8 @@ def closed_loop(
     output_cv: ArrayLike = 0.0,
     prompt_floor_s: float = 0.0,
     mixed: ArrayLike = False,
+    lag_steps: ArrayLike = 0.0,
+    run: ClosedRun | None = None,
 ) -> SteadyState:
     """Steady state of `clients` closed-loop clients.
 
@@ -108,6 +158,12 @@ def closed_loop(
     mixed : bool array
         Whether prompts share their step with decoding sequences (chunked prefill), whose own time
         then hides part of that floor.
+    lag_steps : array
+        Decoding steps that end between a prompt's arrival and its first token besides its own:
+        the one that runs when it arrives, and those for which the scheduler does not look.
+    run : ClosedRun or None
+        What the load generator did, where it is known; None or a run of equal lengths takes
+        `burst` for the share of prompts that arrive together.
 
     Raises
     ------
@@ -123,10 +179,11 @@ def closed_loop(
             raise InvalidInput(f"The {what} must be a finite number of at least 1.")
     context = mean_context(p, n, output_cv)
     together = np.clip(np.floor(chunk_tokens / p), 1.0, c)
-    alone = prefill_s(np.ones_like(p), p)
+    alone = np.maximum(prefill_s(np.ones_like(p), p), prompt_floor_s)
     device_each = prefill_s(together, p) / together  # prefill seconds per request, batched
     each = device_each
     decoding = np.maximum(n - 1.0, 0.0)
+    ahead = 0.0 if run is None else run.queue(c, together, decoding)
     batch, tpot, ttft = c.copy(), decode_s(c, context), alone + arrival_s
     for _ in range(ITERATIONS):
         life = ttft + decoding * tpot
@@ -141,7 +198,10 @@ def closed_loop(
         stolen = np.minimum(interference * others * each, 0.98)
         new_tpot = step_s / (1.0 - stolen)
         queue = 0.5 * np.minimum(rate * each, 0.98) * each * together
-        ttft = arrival_s + alone + queue + burst * (c - 1.0) / 2.0 * each
+        queue = queue + burst * (c - 1.0) / 2.0 * each
+        if run is not None:
+            queue = np.where(run.known, ahead * each, queue)
+        ttft = arrival_s + alone + lag_steps * step_s + queue
         new_batch = np.clip(rate * decoding * tpot, np.minimum(1.0, c), c)
         change = np.max(np.abs(new_tpot / tpot - 1.0), initial=0.0)
         tpot, batch = 0.5 * (tpot + new_tpot), 0.5 * (batch + new_batch)
