@@ -12,11 +12,11 @@ from isoflop.evidence.summary import summarise
 from tests.shared_data import data
 
 
-def held_out_errors(path: str) -> tuple[np.ndarray, float]:
+def held_out_errors(path: str, metric: str = "tpot_s") -> tuple[np.ndarray, float]:
     items = [
         p
         for p in predict_cases(read_cases(data(path)))
-        if p.case.metric == "tpot_s" and p.case.role == "check" and p.predicted is not None
+        if p.case.metric == metric and p.case.role == "check" and p.predicted is not None
     ]
     error = np.array([abs(p.predicted / p.case.measured - 1) for p in items])
     inside = np.mean([p.low <= p.case.measured <= p.high for p in items])
@@ -29,6 +29,13 @@ def test_time_per_token_on_rows_never_fitted():
     assert np.median(error) <= 0.12
     assert error.mean() <= 0.20
     assert 0.85 <= inside <= 0.95
+
+
+def test_time_to_first_token_on_rows_never_fitted():
+    error, inside = held_out_errors("serving/silicon_agg.csv", "ttft_s")
+    assert np.median(error) <= 0.25
+    assert error.mean() <= 0.40
+    assert 0.85 <= inside <= 0.965
 
 
 def test_published_time_per_token():

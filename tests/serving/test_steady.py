@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoflop.errors import InvalidInput
-from isoflop.serving.steady import closed_loop, mean_context, static_batch
+from isoflop.serving.steady import ClosedRun, closed_loop, mean_context, static_batch
 
 
 def decode(sequences, context):
@@ -82,3 +82,54 @@ def test_uncaptured_prompt_steps_slow_small_models_only():
         return 30e-3 + 0.0 * sequences
 
     assert run(20e-3, True, slow) == pytest.approx(run(0.0, True, slow))
+
+
+def census(clients, together, output, shortest, rounds=10, seed=0):
+    """Prompts waited for, in a step-by-step run whose steps take one unit per prompt in them."""
+    rng = np.random.default_rng(seed)
+    waits, left, now = [], {}, 0.0
+    served = dict.fromkeys(range(clients), 1)
+    queue = [(0.0, i) for i in range(clients)]
+    while queue or left:
+        batch, queue = queue[:together], queue[together:]
+        now += len(batch) + 1e-9
+        waits += [now - arrived - 1 for arrived, _ in batch]
+        for i in [i for i in left if left[i] <= 1]:
+            del left[i]
+            if served[i] < rounds:
+                served[i] += 1
+                queue.append((now, i))
+        left = {i: n - 1 for i, n in left.items()}
+        for _, i in batch:
+            left[i] = rng.integers(int(shortest * output), output + 1) - 1
+    return float(np.mean(waits))
+
+
+@pytest.mark.parametrize(
+    ("clients", "together", "output", "shortest"),
+    [(4, 1, 1024, 0.8), (16, 1, 1024, 0.8), (128, 1, 1024, 0.8), (64, 8, 1024, 0.8),
+     (256, 8, 1024, 0.8), (128, 1, 256, 0.8), (64, 2, 1024, 0.5)],
+)  # fmt: skip
+def test_waiting_in_a_run_equals_a_census_of_its_steps(clients, together, output, shortest):
+    measured = np.mean([census(clients, together, output, shortest, seed=k) for k in range(3)])
+    run = ClosedRun(rounds=np.array(10.0), shortest=np.array(shortest))
+    mean = (1 + shortest) / 2 * output
+    predicted = run.queue(np.array(float(clients)), np.array(float(together)), np.array(mean - 1))
+    assert 1 + float(predicted) == pytest.approx(1 + measured, rel=0.12)
+
+
+def test_a_run_of_one_round_is_its_burst():
+    run = ClosedRun(rounds=np.array(1.0), shortest=np.array(0.8))
+    waited = run.queue(np.array(9.0), np.array(1.0), np.array(100.0))
+    assert float(waited) == pytest.approx(4.0)
+
+
+def test_steps_the_scheduler_skips_delay_the_first_token_alone():
+    def run(lag):
+        return closed_loop(
+            decode, prefill, clients=1, prompt_tokens=500, output_tokens=200, lag_steps=lag
+        )
+
+    late, soon = run(10.0), run(0.0)
+    assert float(late.ttft_s - soon.ttft_s) == pytest.approx(10 * float(soon.tpot_s), rel=1e-3)
+    assert float(late.tpot_s) == pytest.approx(float(soon.tpot_s))

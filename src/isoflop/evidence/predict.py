@@ -32,7 +32,7 @@ MOST_SEQUENCES = 2048.0
 FREE_SHARE = 0.9
 """Share of free memory TensorRT-LLM's cache takes by default (kv_cache_free_gpu_mem_fraction)."""
 METRIC_SIGMA = {
-    "ttft_s": 0.6,
+    "ttft_s": 0.5,
     "prefill_s": 0.15,
     "prefill_tokens_per_s_per_device": 0.2,
     "prefill_tokens_per_s_total": 0.2,

@@ -179,7 +179,7 @@ def closed_loop(
             raise InvalidInput(f"The {what} must be a finite number of at least 1.")
     context = mean_context(p, n, output_cv)
     together = np.clip(np.floor(chunk_tokens / p), 1.0, c)
-    alone = np.maximum(prefill_s(np.ones_like(p), p), prompt_floor_s)
+    alone = prefill_s(np.ones_like(p), p)
     device_each = prefill_s(together, p) / together  # prefill seconds per request, batched
     each = device_each
     decoding = np.maximum(n - 1.0, 0.0)

@@ -1,0 +1,55 @@
+import pytest
+from attrs import evolve
+
+from isoflop.evidence.benchmarks import protocol_of
+from isoflop.evidence.case import Case
+from isoflop.evidence.silicon_rows import silicon_cases
+from isoflop.plans import Plan
+
+CASE = Case(
+    line=2, source="", metric="ttft_s", measured=1.0, model="deepseek-ai/DeepSeek-R1",
+    device="b200_sxm", engine="sglang", prompt_tokens=1024, output_tokens=1024, concurrency=4.0,
+)  # fmt: skip
+DUMP = "db-dump/2026-04-27; config_id=636; silicon_concurrency=4"
+
+
+@pytest.mark.parametrize(
+    "origin", [DUMP, "source_file=2026-04-06.csv; model=x", "source_file=a-b-gap-analysis.csv"]
+)
+def test_runs_of_inference_x_are_ten_rounds_of_uniform_lengths(origin):
+    protocol = protocol_of(origin, CASE)
+    assert (protocol.rounds, protocol.shortest, protocol.mean_length) == (10.0, 0.8, 0.9)
+
+
+def test_of_other_runs_nothing_is_known():
+    protocol = protocol_of("source_file=/data/h100_sxm/vllm/0.12.0/Qwen_Qwen3-32B.csv", CASE)
+    assert (protocol.rounds, protocol.shortest, protocol.wait_steps) == (0.0, 1.0, 0.0)
+
+
+def test_schedulers_told_to_wait_do():
+    def wait(**changes):
+        return protocol_of(DUMP, evolve(CASE, **changes)).wait_steps
+
+    assert wait() == 5.0
+    assert wait(concurrency=16.0) == 15.0
+    assert wait(device="h200_sxm") == 0.0
+    assert wait(engine="vllm") == 0.0
+    llama = {"engine": "trtllm", "model": "meta-llama/Llama-3.1-70B"}
+    assert 10.0 < wait(**llama, concurrency=256.0) < wait(**llama) < 20.0
+    assert wait(**llama, plan=Plan(tensor=8)) == wait(**llama, prompt_tokens=8192.0) == 0.0
+    assert wait(engine="trtllm", plan=Plan(data=8, expert=8)) == 120.0
+
+
+def test_mean_lengths_are_priced_and_the_split_does_not_move():
+    row = {
+        "silicon_data_source": DUMP, "backend": "vllm", "model_path": "meta-llama/Llama-3.1-70B",
+        "system": "h200_sxm", "precision": "fp8", "isl": "8192", "osl": "1024", "batch_size": "4",
+        "tp_size": "4", "pp_size": "1", "attention_dp_size": "1", "moe_tp_size": "1",
+        "moe_ep_size": "1", "silicon_ttft_ms": "468.6", "silicon_tpot_ms": "11.3",
+    }  # fmt: skip
+    run = silicon_cases(2, row)[0]
+    fixed = silicon_cases(2, row | {"silicon_data_source": "silicon_concurrency=4"})[0]
+    assert (run.prompt_tokens, run.output_tokens) == pytest.approx((7372.8, 921.6))
+    assert (fixed.prompt_tokens, fixed.output_tokens) == (8192, 1024)
+    assert run.output_cv == pytest.approx(0.2 / (12**0.5 * 0.9))
+    assert run.role == fixed.role
