@@ -183,6 +183,7 @@ def closed_loop(
     device_each = prefill_s(together, p) / together  # prefill seconds per request, batched
     each = device_each
     decoding = np.maximum(n - 1.0, 0.0)
+    lag = np.asarray(lag_steps, float)
     ahead = 0.0 if run is None else run.queue(c, together, decoding)
     batch, tpot, ttft = c.copy(), decode_s(c, context), alone + arrival_s
     for _ in range(ITERATIONS):
@@ -201,7 +202,7 @@ def closed_loop(
         queue = queue + burst * (c - 1.0) / 2.0 * each
         if run is not None:
             queue = np.where(run.known, ahead * each, queue)
-        ttft = arrival_s + alone + lag_steps * step_s + queue
+        ttft = arrival_s + alone + lag * step_s + queue
         new_batch = np.clip(rate * decoding * tpot, np.minimum(1.0, c), c)
         change = np.max(np.abs(new_tpot / tpot - 1.0), initial=0.0)
         tpot, batch = 0.5 * (tpot + new_tpot), 0.5 * (batch + new_batch)
