@@ -188,6 +188,8 @@ def _print(found: Advice, changes: list[dict[str, Any]]) -> None:
     needs = "USD/h" if c.step.device.price else "needs"
     columns = ["configuration", needs, "ttft p99", "tpot p95", "e2e p99", "busy", "verdict"]
     out.print(table("Simulated finalists, cheapest first", columns, rows, wrap=True))
+    if any(f.candidate.prefills for f in found.finalists):
+        out.print("a+b: a instances for prompts and b for decoding.\n")
     rows = [[r["change"], "-" if r["devices"] is None else str(r["devices"]),
              _time(r["tpot_s"]), "-" if r["batch"] is None else f"{r['batch']:.1f}"]
             for r in changes]  # fmt: skip
@@ -211,8 +213,8 @@ def _short(f: Confirmed) -> str:
     fmt = c.step.plan.formats
     share = f" ({c.share}/device)" if c.share > 1 else ""
     plan = c.step.plan.describe().replace("single device", "tp1")
-    share += f" ({c.prefills} prefill, {c.decodes} decode)" if c.prefills else ""
-    return (f"{c.replicas} x {c.step.device.id} {plan}{share}, {fmt.weights}, "
+    count = f"{c.prefills}+{c.decodes}" if c.prefills else f"{c.replicas}"
+    return (f"{count} x {c.step.device.id} {plan}{share}, {fmt.weights}, "
             f"kv {fmt.kv}")  # fmt: skip
 
 
