@@ -26,6 +26,24 @@ def compute_of(runs: Runs) -> Array:
     raise FitError("Holding out the dearest runs needs parameters and tokens, or FLOP, per run.")
 
 
+def top_decade(flop: Array, fewest: int) -> tuple[Array, Array, float]:
+    """Indices of the runs up to a tenth of the largest compute and above it, and that limit.
+
+    Raises
+    ------
+    FitError
+        If fewer than `fewest` runs lie below or fewer than two above.
+    """
+    limit = flop.max() / DECADE
+    below, above = np.nonzero(flop <= limit)[0], np.nonzero(flop > limit)[0]
+    if len(below) < fewest or len(above) < 2:
+        raise FitError(
+            f"{len(below)} runs lie below a tenth of the largest compute and {len(above)} above; "
+            f"holding out needs {fewest} and 2. Add cheap runs."
+        )
+    return below, above, float(limit)
+
+
 def extrapolate(
     runs: Runs, law: Law, *, delta: float = 1e-3, bootstrap: int = 400, seed: int = 0
 ) -> dict[str, Any]:
@@ -41,13 +59,7 @@ def extrapolate(
         If either part has too few runs.
     """
     flop = compute_of(runs)
-    limit = flop.max() / DECADE
-    below, above = np.nonzero(flop <= limit)[0], np.nonzero(flop > limit)[0]
-    if len(below) < len(law.parameters) + 4 or len(above) < 2:
-        raise FitError(
-            f"{len(below)} runs lie below a tenth of the largest compute and {len(above)} above; "
-            f"holding out needs {len(law.parameters) + 4} and 2. Add cheap runs."
-        )
+    below, above, limit = top_decade(flop, len(law.parameters) + 4)
     fit = fit_law(runs.take(below), law, delta=delta, bootstrap=bootstrap, seed=seed)
     test = runs.take(above)
     x, y = test.data(law), test.columns[law.output]

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..errors import FitError, IsoflopError
 from .columns import SIX, Runs
-from .compare import DECADE, compute_of, extrapolate
+from .compare import DECADE, compute_of, extrapolate, top_decade
 from .fit import DELTA, fit_law, student_quantile
 from .law import find_law
 
@@ -217,21 +217,14 @@ def hold_out(runs: Runs, *, delta: float = DELTA) -> dict[str, Any]:
     FitError
         If either part has too few runs.
     """
-    flop = compute_of(runs)
-    limit = flop.max() / DECADE
-    below, above = np.nonzero(flop <= limit)[0], np.nonzero(flop > limit)[0]
-    if len(below) < FEWEST or len(above) < 2:
-        raise FitError(
-            f"{len(below)} runs lie below a tenth of the largest compute and {len(above)} above; "
-            f"holding out needs {FEWEST} and 2. Add cheap runs."
-        )
+    below, above, limit = top_decade(compute_of(runs), FEWEST)
     at = {k: runs.columns[k][above] for k in ("params", "tokens")}
     y = runs.columns["loss"][above]
     found = forecast(runs.take(below), at, delta=delta)
     error = found.value / y - 1.0
     return {
         "law": "combined", "fitted": len(below), "predicted": len(above),
-        "limit_flop": float(limit), "mean_abs_pct": float(np.abs(error).mean() * 100),
+        "limit_flop": limit, "mean_abs_pct": float(np.abs(error).mean() * 100),
         "median_abs_pct": float(np.median(np.abs(error)) * 100),
         "bias_pct": float(error.mean() * 100),
         "coverage_90": float(np.mean((y >= found.low) & (y <= found.high)) * 100),

@@ -27,11 +27,13 @@ MOST_SPLITS = 128
 DECODE_ROWS = 64.0
 """Rows of a matrix tile that the query heads of one KV head are packed into."""
 MATRIX_ROWS = 16.0
+"""Rows of one matrix instruction."""
 QUARTER_RATE = 0.3
-"""Rows of one matrix instruction, and the cut of the matrix rate below which a tile of fewer query
-heads is padded to these alone. On an H20, cut to a quarter, up to 16 heads per KV head cost the
-same and stay bound by memory, and 64 three times as much (alibaba/InferSim's table); on uncut
-parts the full tile hides behind memory, and their fits were made with it."""
+"""Cut of the matrix rate below which a tile of fewer query heads is padded to MATRIX_ROWS alone.
+
+On an H20, cut to a quarter, up to 16 heads per KV head cost the same and stay bound by memory, and
+64 three times as much (alibaba/InferSim's table); on uncut parts the full tile hides behind memory,
+and their fits were made with it."""
 
 
 @frozen(kw_only=True)
