@@ -106,6 +106,14 @@ def test_what_is_shown_parses_back(show, dimension, low, high):
         assert units.parse(show(value, 6), dimension) == pytest.approx(value, rel=2e-5)
 
 
+@pytest.mark.parametrize("value", [999.6, 1020 * 2.0**20, 1023.4 * 2.0**30, 2.0**52, 3e15])
+def test_numbers_for_people_are_never_powers_of_ten(value):
+    for show in (units.show_bytes, units.show_s, units.show_count, units.show_flop):
+        text = show(value)
+        assert "e" not in text.split()[0], text
+    assert units.parse(units.show_bytes(value), "bytes") == pytest.approx(value, rel=6e-3)
+
+
 def test_zero_is_shown_with_its_unit():
     assert units.show_bytes(0) == "0 B"
     assert units.show_rate(0) == "0 B/s"
