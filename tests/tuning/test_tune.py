@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from isoflop.cli import main
 from isoflop.errors import InvalidInput
 from isoflop.tuning.demo import SPACE, demo_objective
+from isoflop.tuning.search import tune
 from isoflop.tuning.searcher import find_searcher, searcher_names
 from isoflop.tuning.space import Setting, Space, read_space
-from isoflop.tuning.trial import tune
 from tests.test_cli import fails
 
 pytest.importorskip("sklearn", reason="Bayesian search needs scikit-learn")

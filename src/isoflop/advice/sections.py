@@ -26,12 +26,11 @@ from ..cost.step import StepModel
 from ..cost.timing import linear
 from ..formats import load_format
 from ..units import show_bytes, show_flop, show_s
+from .section import Section
 from .work import convolutions, corrected_flop, training
 
 if TYPE_CHECKING:
     from .explain import Question
-
-Section = tuple[str, list[str], list[list[str]], str]
 
 WEIGHT_FORMATS = ("fp8", "int8", "int4-g128", "mxfp4", "nvfp4")
 PAYS = 1.05

@@ -27,10 +27,10 @@ from ..cost.step import StepModel
 from ..cost.timing import linear
 from ..formats import load_format
 from ..units import show_bytes, show_flop, show_flop_rate, show_s
+from .section import Section
 
 if TYPE_CHECKING:
     from .explain import Question
-    from .sections import Section
 
 RESOLUTIONS = (56, 28, 14, 7)
 CHANNELS = (96, 192, 384, 768)

@@ -46,10 +46,10 @@ def tune(
     """
     from ..errors import InvalidInput
     from ..tuning.demo import SPACE, demo_objective
+    from ..tuning.search import tune as search
     from ..tuning.searcher import find_searcher
     from ..tuning.space import read_space
     from ..tuning.trial import command_objective
-    from ..tuning.trial import tune as search
     from ._output import print_json, progress_bar
 
     if not 1 <= trials <= 100_000:

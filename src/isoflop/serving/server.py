@@ -174,7 +174,7 @@ class Server:
         chunk = self.max_tokens
         if not self.scheduler.chunked:
             chunk = max(chunk, min(self.longest, 32768))
-        draft = spec.draft_s(self) if spec else 0.0
+        draft = spec.draft_s(self.max_sequences, self.longest) if spec else 0.0
         built = StepTimes.build(
             self.step, max_sequences=self.max_sequences, max_tokens=chunk,
             max_context=self.longest, tokens_per_step=spec.tokens_per_step if spec else 1.0,

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from attrs import frozen
 
 from ..cost.features import Array
 from ..cost.step import StepModel
 from ..errors import InvalidInput
-
-if TYPE_CHECKING:
-    from .server import Server
 
 
 @frozen(kw_only=True, eq=False)
@@ -63,12 +58,15 @@ class Speculation:
         """Tokens of one sequence in a verifying pass."""
         return self.draft * self.branches + 1
 
-    def draft_s(self, server: Server) -> Array:
-        """Seconds of drafting by number of sequences, shape (max_sequences + 1,)."""
-        b = np.arange(server.max_sequences + 1, dtype=float)
+    def draft_s(self, max_sequences: int, longest: int) -> Array:
+        """Seconds of drafting by number of sequences, shape (max_sequences + 1,).
+
+        `longest` is the longest sequence in tokens; drafts attend to a quarter of it on average.
+        """
+        b = np.arange(max_sequences + 1, dtype=float)
         if self.model is None:
             return np.zeros(len(b))
-        mean = min(server.longest, self.model.model.max_context) / 4.0
+        mean = min(longest, self.model.model.max_context) / 4.0
         seconds = self.draft * np.asarray(self.model.decode_s(np.maximum(b, 1.0), np.array(mean)))
         seconds[0] = 0.0
         return seconds

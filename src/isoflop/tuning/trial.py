@@ -10,12 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from attrs import define, field, frozen
 
 from ..cost.features import Array
 from ..errors import InvalidInput
-from .searcher import Searcher
 from .space import Config, Space
 
 Objective = Callable[[Config], Mapping[str, float]]
@@ -131,30 +129,6 @@ class History:
             if not out or t.loss < out[-1].loss:
                 out.append(t)
         return out
-
-
-def tune(
-    objective: Objective, space: Space, searcher: Searcher, *, trials: int = 40, seed: int = 0,
-    log: Path | None = None, progress: Callable[[float], None] | None = None,
-) -> History:  # fmt: skip
-    """Search until `trials` configurations are in the history, those of the log included.
-
-    Raises
-    ------
-    InvalidInput
-        If no run of the first ten gives a loss.
-    """
-    history = History(space=space, log=log)
-    history.resume()
-    rng = np.random.default_rng(seed + len(history.trials))
-    while len(history.trials) < trials:
-        point = searcher.propose(history.trials, space, rng)
-        history.evaluate(objective, space.config(point))
-        if len(history.trials) == 10 and all(t.failed for t in history.trials):
-            raise InvalidInput("None of the first ten runs gave a loss: check the command.")
-        if progress is not None:
-            progress(len(history.trials) / trials)
-    return history
 
 
 def command_objective(template: str, timeout_s: float | None = None) -> Objective:
