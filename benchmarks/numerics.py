@@ -117,29 +117,53 @@ def peers(x: np.ndarray, ours: float) -> None:
         print("torch or pychop is not installed")
 
 
-def two_bit() -> None:
-    """The 2-bit product beside int8 and float32 of the same shape, one thread."""
+def low_bit_products() -> None:
+    """Products of 2- to 4-bit weights by lookup beside int8 and float32, one thread.
+
+    What lookups and int8 both need of the left side (codes) is ready; packed weights too.
+    """
     m, n, k = 64, 4096, 4096
     rng = np.random.default_rng(0)
-    a, w = (rng.integers(0, 4, (rows, k), dtype=np.uint8) for rows in (m, n))
-    pw = lut_gemm.pack(w)
-    book = np.array([-2, -1, 0, 1])
-    table = rng.integers(-9, 9, (4, 4))
     operations = 2 * m * n * k / 1e9
-    print(f"\n{m} x {n} x {k} product, packing of the left side included{'10^9 op/s':>14s}")
-    affine = best(lambda: lut_gemm.codebook_matmul(lut_gemm.pack(a), pw, book, book), 4)
-    print(f"{'2 bit, affine code books':50s}{operations / affine:14.0f}")
-    full = best(lambda: lut_gemm.matmul(lut_gemm.pack(a), pw, table), 4)
-    print(f"{'2 bit, any 16-entry table':50s}{operations / full:14.0f}")
+    print(f"\n{f'{m} x {n} x {k} product':50s}{'10^9 op/s':>14s}")
+    for bits in (2, 3, 4):
+        a, w = (rng.integers(0, 1 << bits, (rows, k), dtype=np.uint8) for rows in (m, n))
+        packed, book = lut_gemm.pack(w, bits), np.arange(1 << bits) - (1 << bits >> 1)
+        kinds = {"evenly spaced values": np.multiply.outer(book, book)}
+        if bits == 2:
+            kinds["any 16-entry table"] = rng.integers(-9, 9, (4, 4))
+        for what, table in kinds.items():
+            taken = best(lambda packed=packed, a=a, t=table: lut_gemm.matmul(a, packed, t), 5)
+            print(f"{f'{bits} bit, {what}':50s}{operations / taken:14.0f}")
+    for name, product in _eight_bit(rng, m, n, k).items():
+        print(f"{name:50s}{operations / best(product, 5):14.0f}")
+
+
+def _eight_bit(rng: np.random.Generator, m: int, n: int, k: int) -> dict[str, Callable[[], object]]:
+    """The int8 products that PyTorch has here, and its float32 one."""
     try:
         import torch
     except ImportError:
-        return
+        print("torch is not installed")
+        return {}
     torch.set_num_threads(1)
-    ia = torch.from_numpy(a.astype(np.int8))
-    iw = torch.from_numpy(w.astype(np.int8)).t()
-    int8 = best(lambda: torch._int_mm(ia, iw), 4)
-    print(f"{f'int8, torch {torch.__version__}':50s}{operations / int8:14.0f}")
+    x, w = (torch.from_numpy(rng.standard_normal((r, k)).astype(np.float32)) for r in (m, n))
+    found: dict[str, Callable[[], object]] = {
+        f"float32, torch {torch.__version__}": lambda: x @ w.T
+    }
+    left, right = (t.mul(20).to(torch.int8) for t in (x, w))
+    found["int8, torch._int_mm"] = lambda: torch._int_mm(left, right.t())
+    codes = torch.quantize_per_tensor(x, 0.05, 128, torch.quint8)
+    scales, zeros = torch.full((n,), 0.05), torch.zeros(n, dtype=torch.int64)
+    weights = torch.quantize_per_channel(w, scales, zeros, 0, torch.qint8)
+    for engine in ("fbgemm", "onednn"):
+        if engine in torch.backends.quantized.supported_engines:
+            torch.backends.quantized.engine = engine
+            packed = torch.ops.quantized.linear_prepack(weights, None)
+            found[f"int8, torch quantized linear, {engine}"] = lambda packed=packed: (
+                torch.ops.quantized.linear(codes, packed, 1.0, 0)
+            )
+    return found
 
 
 def methods() -> None:
@@ -173,7 +197,7 @@ def main() -> None:
     ours = rounding(x)
     blocks(x.reshape(-1, 4096))
     peers(x, ours)
-    two_bit()
+    low_bit_products()
     if not arguments.quick:
         methods()
 

@@ -176,26 +176,49 @@ def test_layercast_computes_in_float32():
         reproducible.layercast(a, w)
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_table_products_equal_the_sum_of_lookups(plain, monkeypatch):
+@pytest.mark.parametrize("method", [None, "lookup", "count", "plain"])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_table_products_equal_the_sum_of_lookups(bits, method):
+    if method in ("lookup", "count") and method not in lut_gemm._kernels():
+        pytest.skip("this CPU or installation lacks the kernel")
+    if method == "count" and bits != 2:
+        pytest.skip("bits are counted for 2-bit codes")
     rng = np.random.default_rng(6)
-    if plain:
-        monkeypatch.setattr(lut_gemm, "_products", lut_gemm._plain)
-    for k in (1, 63, 64, 200):
-        a, w = rng.integers(0, 4, (5, k)), rng.integers(0, 4, (7, k))
-        pa, pw = lut_gemm.pack(a), lut_gemm.pack(w)
-        table = rng.integers(-50, 50, (4, 4))
-        expected = table[a[:, None, :], w[None, :, :]].sum(-1)
-        assert np.array_equal(lut_gemm.matmul(pa, pw, table), expected)
-        u, v = np.array([-2, -1, 0, 1]), np.array([-3, -1, 1, 3])
-        assert np.array_equal(lut_gemm.codebook_matmul(pa, pw, u, v), u[a] @ v[w].T)
+    for rows, columns, k in ((1, 7, 1), (5, 3, 63), (6, 70, 64), (9, 130, 201), (4, 64, 1100)):
+        a, w = rng.integers(0, 1 << bits, (rows, k)), rng.integers(0, 1 << bits, (columns, k))
+        packed = lut_gemm.pack(w, bits)
+        for most in (3, 50, 4000):
+            table = rng.integers(-most, most, (1 << bits, 1 << bits))
+            expected = table[a[:, None, :], w[None, :, :]].sum(-1)
+            assert np.array_equal(lut_gemm.matmul(a, packed, table, method), expected)
+        u, v = rng.integers(-9, 9, 1 << bits), np.arange(1 << bits) - (1 << bits >> 1)
+        assert np.array_equal(lut_gemm.codebook_matmul(a, packed, u, v), u[a] @ v[w].T)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_int8_activations_meet_low_bit_weights(bits):
+    # the largest sums a byte, 16 and 32 bits must hold: every product at the end of its range
+    v = np.arange(1 << bits) - (1 << bits >> 1)
+    a, w = np.zeros((3, 5000), np.uint8), np.zeros((65, 5000), np.uint8)
+    a[1], w[::2] = 255, (1 << bits) - 1
+    u = np.arange(256) - 128
+    got = lut_gemm.codebook_matmul(a, lut_gemm.pack(w, bits), u, v)
+    assert np.array_equal(got, u[a.astype(int)] @ v[w.astype(int)].T)
 
 
 def test_table_products_refuse_wrong_codes():
     with pytest.raises(InvalidInput, match="0 to 3"):
         lut_gemm.pack(np.array([[4]]))
-    one = lut_gemm.pack(np.array([[1]]))
-    with pytest.raises(InvalidInput, match="4 x 4"):
-        lut_gemm.matmul(one, one, np.eye(3, dtype=int))
+    with pytest.raises(InvalidInput, match="1 to 4 bits"):
+        lut_gemm.pack(np.array([[4]]), 5)
+    left, one = np.array([[1]]), lut_gemm.pack(np.array([[1]]))
+    with pytest.raises(InvalidInput, match=r"codes of the left side, 4"):
+        lut_gemm.matmul(left, one, np.eye(3, dtype=int))
+    with pytest.raises(InvalidInput, match="0 to 3"):
+        lut_gemm.matmul(np.array([[4]]), one, np.eye(4, dtype=int))
     with pytest.raises(InvalidInput, match="cannot be multiplied"):
-        lut_gemm.matmul(one, lut_gemm.pack(np.array([[1, 2]])), np.eye(4, dtype=int))
+        lut_gemm.matmul(left, lut_gemm.pack(np.array([[1, 2]])), np.eye(4, dtype=int))
+    with pytest.raises(InvalidInput, match="too many"):
+        lut_gemm.matmul(left, lut_gemm.pack(left, 1), np.zeros((256, 2), int))
+    with pytest.raises(InvalidInput, match="2-bit codes on both sides"):
+        lut_gemm.matmul(left, lut_gemm.pack(left, 3), np.zeros((4, 8), int), "count")
