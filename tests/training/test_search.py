@@ -10,13 +10,14 @@ from isoflop.models import FeedForward, LayerGroup, Mixer, ModelSpec, load_model
 from isoflop.training.memory import (
     CONTEXT_BYTES,
     FRAGMENTATION,
+    least_bytes,
     memory_parts,
     stage_layers,
     total_bytes,
     usable_bytes,
 )
 from isoflop.training.plan import Plans, Recipe, TrainingJob
-from isoflop.training.search import bound_s, search_plans
+from isoflop.training.search import search_plans
 from isoflop.training.space import SpaceLimits, enumerate_plans
 from isoflop.training.time import StepPricer
 
@@ -56,8 +57,20 @@ def test_optimum_equals_brute_force_and_the_bound_holds(
     full = search_plans(job, recipe, accelerator, count, limits=ALL, prune=False)
     assert quick.seconds[0] == full.seconds.min()
     assert quick.considered == quick.too_large + quick.outbid + quick.priced
+    # An offer nobody can beat rules out everything, one slightly dearer leaves the optimum.
+    none = search_plans(job, recipe, accelerator, count, limits=ALL, under_s=quick.seconds[0] / 2)
+    assert none.priced == 0
+    assert none.considered == quick.considered
+    near = search_plans(
+        job, recipe, accelerator, count, limits=ALL, under_s=quick.seconds[0] * 1.01
+    )
+    assert near.seconds[0] == quick.seconds[0]
     pricer = StepPricer(job=job, recipe=recipe, device=accelerator)
-    assert np.all(bound_s(pricer, full.plans) <= full.seconds * (1 + 1e-9))
+    root = evolve(full.plans, recompute=np.zeros_like(full.plans.zero))
+    assert np.all(pricer.floor_s(full.plans) <= full.seconds)
+    assert np.all(pricer.floor_s(root) <= pricer.floor_s(full.plans) * (1 + 1e-9))
+    least = least_bytes(job, recipe, full.plans, 3)
+    assert np.all(least <= full.memory_bytes * (1 + 1e-12))
 
 
 @given(count=st.sampled_from([8, 48, 96]), batch=st.sampled_from([96, 192]))

@@ -6,6 +6,7 @@ a space of millions of plans needs the kernel models at some hundred shapes only
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -55,6 +56,22 @@ class TrainingTimer(KernelTimer):
             return self._roofline(op, batch, ATTENTION_SHARE)
         return super()._prefill(op, batch)
 
+    def all_seconds(self, ops: Sequence[Operator], batch: Batch) -> Sequence[Array]:
+        """`seconds` of several operators; products of one shape are priced once."""
+        if self._untiled:
+            return [self.seconds(op, batch) for op in ops]
+        # Grouped products take as long in all three passes.
+        first: list[Operator] = []
+        place = []
+        for op in ops:
+            same = (i for i, o in enumerate(first)
+                    if op.kind == "moe" and o.shape == op.shape
+                    and o.weight_format == op.weight_format)  # fmt: skip
+            at = next(same, len(first))
+            first += [op] if at == len(first) else []
+            place.append(at)
+        return list(self.stacked(first, batch)[place])
+
     def _roofline(self, op: Operator, batch: Batch, share: float) -> Array:
         """The larger of the time of the FLOP and of the bytes, at estimated shares of peak."""
         rate = self._rate(op.rate)[0] if op.rate is not None else self.shape.bf16_flop_per_s
@@ -92,6 +109,8 @@ class ComputeTable:
     recipe: Recipe
     device: Accelerator
     _rows: dict[tuple[int, ...], tuple[Array, Array]] = field(factory=dict)
+    _compiled: dict[Plan, list[tuple[str, Operator]]] = field(factory=dict)
+    _dense: dict[tuple[int, int], tuple[Array, Array]] = field(factory=dict)
 
     def columns(self, plans: Plans) -> dict[str, Array]:
         """COLUMNS of every plan.
@@ -152,34 +171,67 @@ class ComputeTable:
                 f"Experts over {ep} x {etp} ranks do not fill whole tensor groups of {tp}; choose "
                 "an expert degree that the tensor degree divides."
             )
+        # Most kernels know nothing of expert degrees: they are priced once for all of them.
+        shapes = micro_batch * 65536 + context
+        dense = self._dense.get((tp, sq))
+        missing = np.setdiff1d(shapes, dense[0] if dense else np.zeros(0, np.int64))
+        if len(missing):
+            values = self._kernels(key, missing, routed=False)
+            known = np.concatenate([dense[0], missing]) if dense else missing
+            rows = np.concatenate([dense[1], values]) if dense else values
+            order = np.argsort(known)
+            dense = self._dense[tp, sq] = known[order], rows[order]
+        assert dense is not None
+        rest = dense[1][np.searchsorted(dense[0], shapes)]
+        return rest + self._kernels(key, shapes, routed=True)
+
+    def _kernels(self, key: tuple[int, ...], shapes: Array, *, routed: bool) -> Array:
+        """COLUMNS of the kernels of routed experts, or of all others; shape (shapes, columns)."""
+        tp, sq, ep, etp = key
+        micro_batch, context = shapes // 65536, shapes % 65536
         formats = Formats(
             weights=self.recipe.format, head="fp16" if self.recipe.format == "fp16" else "bf16",
             activations="fp16" if self.recipe.format == "fp16" else "bf16",
         )  # fmt: skip
-        plan = Plan(tensor=tp, data=max(1, group // tp) if ep > 1 else 1, expert=ep,
+        plan = Plan(tensor=tp, data=max(1, ep * etp // tp) if ep > 1 else 1, expert=ep,
                     sequence_parallel=bool(sq), formats=formats)  # fmt: skip
+        chosen = [
+            (x, op) for x, op in self._operators(plan) if op.name.startswith(ROUTED) == routed
+        ]
+        if not chosen:
+            return np.zeros((len(shapes), len(COLUMNS)))
         timer = TrainingTimer(device=self.device, plan=plan)
         width = self.job.sequence_tokens
-        ops = training_operators(
-            self.job.model, plan, unfused_attention=not self.recipe.fused_attention,
-            sequence_tokens=width,
-        )  # fmt: skip
         tokens = micro_batch * width / context
         split = Batch(prefill_sequences=micro_batch, prefill_tokens=width / context,
                       sampled_rows=tokens)  # fmt: skip
         whole = Batch(prefill_sequences=micro_batch, prefill_tokens=float(width),
                       sampled_rows=tokens)  # fmt: skip
         c = dict.fromkeys(COLUMNS, 0.0)
-        depth = self.job.model.depth
-        for suffix, group_ops in (("f", ops.forward), ("d", ops.input_gradient),
-                                  ("w", ops.weight_gradient)):  # fmt: skip
-            for op in group_ops:
-                full = op.kind in ("prefill", "mla_prefill")
-                batch = whole if full else split
-                seconds = op.count * timer.seconds(op, batch) / (context if full else 1.0)
-                flop = op.count * linear(op.flop, batch) / (context if full else 1.0)
-                _place(c, op, suffix, seconds, flop, depth)
+        for full, batch in ((False, split), (True, whole)):
+            mine = [(x, op) for x, op in chosen if (op.kind in ("prefill", "mla_prefill")) == full]
+            share = context if full else 1.0
+            seconds = timer.all_seconds([op for _, op in mine], batch)
+            for (suffix, op), each in zip(mine, seconds, strict=True):
+                flop = op.count * linear(op.flop, batch) / share
+                _place(c, op, suffix, op.count * each / share, flop, self.job.model.depth)
         return np.stack([np.broadcast_to(c[k], tokens.shape) for k in COLUMNS], axis=1)
+
+    def _operators(self, plan: Plan) -> list[tuple[str, Operator]]:
+        """Operators of the three passes, each with its letter in COLUMNS."""
+        known = self._compiled.get(plan)
+        if known is None:
+            ops = training_operators(
+                self.job.model, plan, unfused_attention=not self.recipe.fused_attention,
+                sequence_tokens=self.job.sequence_tokens,
+            )  # fmt: skip
+            passes = ("f", ops.forward), ("d", ops.input_gradient), ("w", ops.weight_gradient)
+            known = self._compiled[plan] = [(letter, op) for letter, g in passes for op in g]
+        return known
+
+
+ROUTED = "routed experts"
+"""How the names of all kernels begin that the expert degrees shape."""
 
 
 def _place(c: dict, op: Operator, suffix: str, seconds: Array, flop: Array, depth: int) -> None:

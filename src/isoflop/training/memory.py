@@ -245,6 +245,20 @@ def memory_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Ar
     return parts
 
 
+def least_bytes(job: TrainingJob, recipe: Recipe, plans: Plans, zero: int) -> Array:
+    """Bytes that no recomputation and no ZeRO stage up to `zero` takes a layout below.
+
+    All layers recomputed, everything sharded as far as the stage goes, and nothing transient.
+    """
+    ranks = plans.data * plans.context
+    lean = evolve(
+        plans, recompute=np.full_like(plans.zero, FULL), shard=ranks,
+        zero=np.where(ranks > 1, zero, 0), full_layers=np.zeros_like(plans.zero),
+    )  # fmt: skip
+    parts = memory_parts(job, recipe, lean)
+    return total_bytes(parts) - parts["transient"]
+
+
 def fewest_full_layers(
     job: TrainingJob, recipe: Recipe, plans: Plans, available: float
 ) -> Array:  # fmt: skip

@@ -384,6 +384,12 @@ class Plans:
         """The plans at `index` (a mask, positions or a slice)."""
         return Plans(**{f.name: getattr(self, f.name)[index] for f in attrs.fields(Plans)})
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Plans]) -> Plans:
+        """Several arrays of plans in a row, whose lists of stages are equally long."""
+        names = [f.name for f in attrs.fields(cls)]
+        return cls(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in names})
+
     def at(self, index: int) -> TrainingPlan:
         """One plan."""
         names = [f.name for f in attrs.fields(Plans) if f.name != "stages"]

@@ -26,6 +26,8 @@ from .utilization import step_flop
 
 MEMORY_BUSY = 0.4
 """Share of memory bandwidth a training step draws on average, for its power; estimate."""
+LEAST_GAIN = 0.003
+"""Share of speed from which a change is worth naming."""
 BOUND_BY = {
     "forward": "compute", "backward": "compute", "recompute": "recomputation",
     "tensor": "tensor-parallel communication", "context": "context-parallel communication",
@@ -306,15 +308,16 @@ def _changes(report: PlanReport, cluster: Cluster | None, limits: SpaceLimits) -
     tried: list[Change] = []
 
     def attempt(name: str, r: Recipe, d: Accelerator, c: Cluster | None, j: TrainingJob) -> None:
+        # Seconds per the original step's tokens, so that batches compare.
+        share = job.step_tokens / j.step_tokens
+        worth = report.step_s / (1.0 + LEAST_GAIN) / share
         try:
-            found = search_plans(j, r, d, report.count, c, limits=limits)
+            found = search_plans(j, r, d, report.count, c, limits=limits, under_s=worth)
         except IsoflopError:
             return
-        # Seconds per the original step's tokens, so that batches compare.
-        seconds = float(found.seconds[0]) * job.step_tokens / j.step_tokens
-        gain = report.step_s / seconds - 1.0
-        if gain > 0.003:
-            tried.append(Change(name=name, step_s=seconds, gain=gain,
+        if len(found.seconds) and found.seconds[0] < worth:
+            seconds = float(found.seconds[0]) * share
+            tried.append(Change(name=name, step_s=seconds, gain=report.step_s / seconds - 1.0,
                                 plan=found.best.describe()))  # fmt: skip
 
     rates = device.rates.dense_flop_per_s

@@ -1,45 +1,42 @@
-"""The fastest plan of a space, exactly: memory first, then a bound, then the price of what is left.
+"""The fastest plan of a space, exactly: by the least memory and the least time of whole branches.
 
-The bound is the time of a plan's own FLOP at the highest rate the calibrated kernel models can
-reach, plus the bubble its schedule cannot avoid. No model goes below it, so a plan whose bound
-exceeds the best price found cannot be the best.
+A root of the space stands for all recomputations, ZeRO stages and shards of one layout. Its bound
+is its own price without recomputation and without the traffic of gradients and sharded weights,
+with the optimizer's state sharded over all data ranks: kernels, tensor, context and expert
+collectives, bubble and stage transfers included. No plan of the root is quicker, so a root whose
+bound exceeds the best price found is never unfolded. The same holds for a branch, one kind of
+recomputation.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 from attrs import evolve, frozen
 
 from ..cost.features import Array
 from ..errors import DoesNotFit, InvalidPlan
-from ..formats import load_format
 from ..hardware import Accelerator, Cluster
 from ..units import show_bytes
 from .calibration import TrainingCalibration
 from .memory import (
-    ALTERNATE,
-    FULL,
     SELECTIVE,
     fewest_full_layers,
+    least_bytes,
     memory_parts,
-    micro_batches,
-    stage_layers,
     total_bytes,
     usable_bytes,
 )
-from .plan import SCHEDULES, Plans, Recipe, TrainingJob, TrainingPlan
-from .space import SpaceLimits, enumerate_plans
+from .plan import Plans, Recipe, TrainingJob, TrainingPlan
+from .space import PlanSpace, SpaceLimits, enumerate_plans, plan_space
 from .time import StepPricer
-from .utilization import step_flop
 
-CHUNK = 1 << 16
-"""Plans priced at a time, so that intermediate arrays stay in cache."""
-ATTENTION_BEST = 1.15
-"""Most by which the attention model exceeds its calibrated share of peak (wide heads)."""
-BOUND_SHARE = 0.8
-"""Safety on the bound: share of the time at peak rate that no model undercuts."""
+CHUNK = 1 << 14
+"""Plans handled at a time, so that intermediate arrays stay in cache."""
+FIRST_ROOTS, MOST_ROOTS = 64, 4096
+"""Roots unfolded at first, and at most at a time; every turn takes twice as many."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -51,7 +48,8 @@ class PlanSearch:
     plans, seconds, memory_bytes
         Priced plans, fastest first.
     considered, too_large, outbid, priced : int
-        Plans of the space; left out for memory; left out by the bound; priced.
+        Plans of the space; left out for memory; left out by a bound, whether they would fit or
+        not; priced.
     elapsed_s : float
     """
 
@@ -88,7 +86,7 @@ class PlanSearch:
 def search_plans(
     job: TrainingJob, recipe: Recipe, device: Accelerator, count: int,
     cluster: Cluster | None = None, *, limits: SpaceLimits | None = None, slack: float = 1.0,
-    calibration: TrainingCalibration | None = None, prune: bool = True,
+    calibration: TrainingCalibration | None = None, prune: bool = True, under_s: float = np.inf,
 ) -> PlanSearch:  # fmt: skip
     """Search all plans of a job on `count` devices.
 
@@ -99,6 +97,8 @@ def search_plans(
         optimum, more keeps runners-up and the Pareto front up to that time.
     prune : bool
         False prices every plan that fits (for tests).
+    under_s : float
+        A step time offered elsewhere: plans that cannot be quicker are outbid, perhaps all.
 
     Raises
     ------
@@ -111,44 +111,106 @@ def search_plans(
     limits = limits or SpaceLimits()
     if not recipe.gradient_exchange.shards:
         limits = evolve(limits, zero=tuple(z for z in limits.zero if z < 2))
-    plans = enumerate_plans(job, count, limits)
-    considered = len(plans)
+    space = plan_space(job, count, limits)
     usable = usable_bytes(device)
-    plans, needed = _fill_memory(job, recipe, plans, usable if limits.mixes else 0.0)
-    held = np.flatnonzero(needed <= usable)
-    if len(held) == 0:
-        larger = _smallest_fleet(job, recipe, count, usable, limits)
-        _refuse(job, recipe, plans, needed, usable, device, count, larger)
     pricer = StepPricer(job=job, recipe=recipe, device=device, cluster=cluster,
                         calibration=calibration)  # type: ignore[arg-type]  # fmt: skip
-    plans, needed = plans.take(held), needed[held]
-    pricer.table.prepare(plans)
-    bound = bound_s(pricer, plans)
-    order = np.argsort(bound, kind="stable")
-    seconds = np.full(len(plans), np.inf)
-    best, at = np.inf, 0
-    size = 1024  # the first chunk finds a good price cheaply
-    while at < len(order):
-        if prune and bound[order[at]] > best * slack:
-            break
-        part = order[at : at + size]
-        if prune:
-            part = part[bound[part] <= best * slack]
-        seconds[part] = pricer.price(plans.take(part)).seconds
-        best = min(best, float(seconds[part].min()))
-        at, size = at + size, CHUNK
-    priced = np.isfinite(seconds)
-    final = np.flatnonzero(priced)
-    final = final[np.argsort(seconds[final], kind="stable")]
+    walk = Walk(space, pricer, usable if limits.mixes else 0.0, usable)
+    walk.run(slack if prune else np.inf, under_s)
+    considered = len(space)
+    if walk.too_large == considered:
+        plans = enumerate_plans(job, count, limits)
+        plans, needed = fill_memory(job, recipe, plans, usable if limits.mixes else 0.0)
+        larger = _smallest_fleet(job, recipe, count, usable, limits)
+        _refuse(job, recipe, plans, needed, usable, device, count, larger)
+    plans, seconds, needed = walk.found()
     return PlanSearch(
-        plans=plans.take(final), seconds=seconds[final], memory_bytes=needed[final],
-        considered=considered, too_large=considered - len(held),
-        outbid=len(held) - int(priced.sum()), priced=int(priced.sum()),
-        elapsed_s=time.perf_counter() - start,
+        plans=plans, seconds=seconds, memory_bytes=needed, considered=considered,
+        too_large=walk.too_large, outbid=considered - walk.too_large - len(seconds),
+        priced=len(seconds), elapsed_s=time.perf_counter() - start,
     )  # fmt: skip
 
 
-def _fill_memory(
+class Walk:
+    """A walk through a space from roots over branches to leaves, the least bounds first.
+
+    Roots whose leanest leaf cannot fit are dropped before anything is priced. What cannot be
+    quicker than the best plan found is never unfolded, so neither its memory nor its time is
+    worked out: it counts as outbid whether it would fit or not.
+
+    Attributes
+    ----------
+    best : float
+        Seconds of the fastest plan so far.
+    too_large : int
+        Plans that were looked at and do not fit.
+    """
+
+    def __init__(self, space: PlanSpace, pricer: StepPricer, available: float, usable: float):
+        self.space, self.pricer = space, pricer
+        self.available, self.usable = available, usable
+        self.best, self.too_large = np.inf, 0
+        none = space.roots.take(slice(0, 0))
+        self._found: list[tuple[Plans, Array, Array]] = [(none, np.zeros(0), np.zeros(0))]
+
+    def run(self, slack: float, under_s: float) -> None:
+        """Price every plan whose bounds are under `slack` times the best, and under `under_s`."""
+        roots = self._roomy()
+        if not len(roots):
+            return
+        self.pricer.table.prepare(self.space.roots.take(roots))
+        bound = self._in_chunks(self.pricer.floor_s, self.space.roots.take(roots))
+        order = np.argsort(bound, kind="stable")
+        at, size = 0, FIRST_ROOTS  # the first few find a good price cheaply
+        while at < len(order):
+            limit = min(self.best * slack, under_s)
+            if bound[order[at]] > limit:
+                break
+            part = order[at : at + size]
+            self._unfold(roots[part[bound[part] <= limit]], limit)
+            at, size = at + size, min(2 * size, MOST_ROOTS)
+
+    def found(self) -> tuple[Plans, Array, Array]:
+        """Priced plans, their seconds and bytes; fastest first, of equals the leanest."""
+        plans = Plans.concatenate([p for p, _, _ in self._found])
+        seconds = np.concatenate([s for _, s, _ in self._found])
+        needed = np.concatenate([n for _, _, n in self._found])
+        order = np.lexsort((needed, seconds))
+        return plans.take(order), seconds[order], needed[order]
+
+    def _roomy(self) -> Array:
+        """Roots with a leaf that may fit."""
+        job, recipe, zero = self.pricer.job, self.pricer.recipe, max(self.space.zero)
+        least = self._in_chunks(
+            lambda plans: least_bytes(job, recipe, plans, zero), self.space.roots
+        )
+        fits = least <= self.usable
+        self.too_large += int(self.space.counts()[~fits].sum())
+        return np.flatnonzero(fits)
+
+    def _unfold(self, roots: Array, limit: float) -> None:
+        """Price the plans of some roots whose branches' bounds are under a limit."""
+        branches, at = self.space.branches(roots)
+        kept = self.pricer.floor_s(branches) <= limit
+        leaves = self.space.leaves(branches.take(kept), at[kept])
+        leaves, needed = fill_memory(self.pricer.job, self.pricer.recipe, leaves, self.available)
+        held = needed <= self.usable
+        self.too_large += int(len(held) - held.sum())
+        if not held.any():
+            return
+        leaves, needed = leaves.take(held), needed[held]
+        seconds = self._in_chunks(lambda plans: self.pricer.price(plans).seconds, leaves)
+        self._found.append((leaves, seconds, needed))
+        self.best = min(self.best, float(seconds.min()))
+
+    @staticmethod
+    def _in_chunks(value: Callable[[Plans], Array], plans: Plans) -> Array:
+        """A value of every plan, CHUNK at a time."""
+        parts = [value(plans.take(slice(i, i + CHUNK))) for i in range(0, len(plans), CHUNK)]
+        return np.concatenate(parts)
+
+
+def fill_memory(
     job: TrainingJob, recipe: Recipe, plans: Plans, available: float
 ) -> tuple[Plans, Array]:  # fmt: skip
     """Bytes every plan needs; one that needs too much recomputes the fewest layers that help."""
@@ -167,31 +229,6 @@ def _fill_memory(
             plans.full_layers[at] = layers
             needed[at] = total_bytes(memory_parts(job, recipe, plans.take(at)))
     return plans, needed
-
-
-def bound_s(pricer: StepPricer, plans: Plans) -> Array:
-    """Seconds that no price of a plan falls below."""
-    job, recipe, cal = pricer.job, pricer.recipe, pricer.calibration
-    fmt = load_format(recipe.format)
-    rate = pricer.device.matrix_rate(fmt)[0]
-    narrow = 1.0 if fmt.bits > 8 else (cal.gemm_fp8 if fmt.bits > 6 else cal.gemm_fp4)
-    share = min(1.0, cal.gemm * narrow, cal.attention / ATTENTION_BEST, cal.gemm)
-    share *= BOUND_SHARE * min(1.0, cal.experts)
-    forward = step_flop(job, "model-causal") / 3.0 / job.step_tokens
-    m = job.model
-    head = 2.0 * m.vocab * m.hidden if m.head else 0.0
-    layer = max(forward - head, 0.0) / m.depth
-    rounds = np.where(plans.recompute == FULL, 4.0, np.where(plans.recompute == ALTERNATE, 3.3, 3))
-    layers = stage_layers(job, recipe, plans)
-    rounds = rounds + np.minimum(plans.full_layers / layers, 1.0)
-    rounds = rounds - (3.0 - recipe.rounds)
-    tokens = plans.micro_batch * job.sequence_tokens / plans.context / plans.tensor
-    stage = tokens * layer * layers * rounds / rate * share
-    steps = micro_batches(job, plans)
-    filled = np.isin(plans.schedule, [SCHEDULES.index(s) for s in ("gpipe", "1f1b", "interleaved")])
-    mean = stage * np.minimum(1.0, job.model.depth / (plans.pipeline * layers))
-    bubble = np.maximum((plans.pipeline - 1.0) * mean - (stage - mean), 0.0) / plans.virtual
-    return steps * stage + np.where(filled, bubble, 0.0)
 
 
 def _smallest_fleet(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
+from ..cost.features import Array
 from ..errors import InvalidPlan
 from ..models import ModelSpec
 from .plan import RECOMPUTE, SCHEDULES, Plans, TrainingJob
@@ -72,17 +73,78 @@ def _experts(model: ModelSpec, tp: int, ranks: int, limits: SpaceLimits) -> list
     return out + [(d, 1) for d in whole if all(c % d == 0 for c in counts)]
 
 
-def enumerate_plans(job: TrainingJob, count: int, limits: SpaceLimits | None = None) -> Plans:
-    """Every plan of `count` devices whose degrees divide model, batch and fleet.
+@frozen(kw_only=True, eq=False)
+class PlanSpace:
+    """A space of plans as roots and branches: few arrays stand for all of its plans.
+
+    A root fixes the degrees, the micro-batch, the schedule, the ends and sequence parallelism;
+    every root branches into kinds of recomputation, and each of those into ZeRO stages and shards.
+
+    Attributes
+    ----------
+    roots : Plans
+        Nothing recomputed, optimizer state sharded over all data ranks: no plan of a root does
+        less work.
+    local : array
+        Ranks of the smaller shard of each root; 0 where it has none.
+    recompute, zero : tuple of int
+        Codes of recomputation, and ZeRO stages.
+    """
+
+    roots: Plans
+    local: Array
+    recompute: tuple[int, ...]
+    zero: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return int(self.counts().sum())
+
+    def counts(self) -> Array:
+        """Plans of every root."""
+        return len(self.recompute) * np.sum([self.has(*leaf) for leaf in self._leaves()], axis=0)
+
+    def has(self, zero: int, small: bool) -> Array:
+        """Which roots have a ZeRO stage, sharded over all data ranks or the smaller shard."""
+        ranks = self.roots.data * self.roots.context
+        single = zero == min(self.zero) if 0 not in self.zero else zero == 0
+        one = (ranks == 1) & single & (not small)
+        if small:
+            return (self.local > 0) & (zero > 0)
+        return np.where(ranks == 1, one, True).astype(bool)
+
+    def _leaves(self) -> list[tuple[int, bool]]:
+        return [(z, small) for z in self.zero for small in (False, True)]
+
+    def branches(self, index: Array) -> tuple[Plans, Array]:
+        """The roots at `index` under every kind of recomputation, and the position of each."""
+        at = np.repeat(index, len(self.recompute))
+        codes = np.tile(np.array(self.recompute, np.int32), len(index))
+        return evolve(self.roots.take(at), recompute=codes), at
+
+    def leaves(self, branches: Plans, at: Array) -> Plans:
+        """Every ZeRO stage and shard of `branches` of the roots `at`."""
+        parts: list[Plans] = []
+        for zero, small in self._leaves():
+            chosen = self.has(zero, small)[at]
+            part = branches.take(chosen)
+            where = at[chosen]
+            ranks = self.roots.data[where] * self.roots.context[where]
+            shard = self.local[where] if small else ranks
+            stage = np.where(ranks == 1, 0, zero).astype(np.int32)
+            parts.append(evolve(part, zero=stage, shard=shard.astype(np.int32)))
+        return Plans.concatenate(parts)
+
+
+def plan_space(job: TrainingJob, count: int, limits: SpaceLimits | None = None) -> PlanSpace:
+    """The space of plans of `count` devices whose degrees divide model, batch and fleet.
 
     Raises
     ------
     InvalidPlan
-        If none does, with the reason.
+        If there is none, with the reason.
     """
     lim = limits or SpaceLimits()
-    blocks: list[np.ndarray] = []
-    codes = np.array([RECOMPUTE.index(r) for r in lim.recompute])
+    blocks: list[Array] = []
     for tp in divisors(count, lim.tensor):
         if not fits_tensor(job.model, tp):
             continue
@@ -92,7 +154,7 @@ def enumerate_plans(job: TrainingJob, count: int, limits: SpaceLimits | None = N
                     continue
                 dp = count // (tp * pp * cp)
                 if job.global_batch % dp == 0:
-                    blocks += _block(job, lim, codes, (tp, pp, cp, dp))
+                    blocks.append(_block(job, lim, (tp, pp, cp, dp)))
     if not blocks:
         raise InvalidPlan(
             f"No plan lays {job.model.name} with a batch of {job.global_batch} sequences over "
@@ -100,39 +162,53 @@ def enumerate_plans(job: TrainingJob, count: int, limits: SpaceLimits | None = N
             "heads. Change the batch or the number of devices to a multiple of a power of two."
         )
     table = np.concatenate(blocks, axis=1)
-    names = ("tensor", "pipeline", "context", "data", "expert", "expert_tensor", "micro_batch",
-             "virtual", "schedule", "first", "last", "zero", "recompute", "sequence_parallel",
-             "shard")  # fmt: skip
-    count = table.shape[1]
-    return Plans(**dict(zip(names, table, strict=True)), full_layers=np.zeros(count, np.int32),
-                 stages=np.zeros((count, 0), np.int32))  # fmt: skip
+    columns = dict(zip(ROOT, table, strict=True))
+    ranks = columns["data"] * columns["context"]
+    local = lim.node // columns["tensor"]
+    local = np.where((local > 1) & (ranks % np.maximum(local, 1) == 0) & (local < ranks), local, 0)
+    plain = np.zeros(table.shape[1], np.int32)
+    roots = Plans(
+        **columns, zero=(ranks > 1).astype(np.int32), shard=ranks, recompute=plain,
+        full_layers=plain, stages=np.zeros((len(plain), 0), np.int32),
+    )  # fmt: skip
+    codes = tuple(RECOMPUTE.index(r) for r in lim.recompute)
+    return PlanSpace(roots=roots, local=local, recompute=codes, zero=lim.zero)
 
 
-def _block(
-    job: TrainingJob, lim: SpaceLimits, codes: np.ndarray, degrees: tuple[int, int, int, int]
-) -> list[np.ndarray]:
-    """All plans of one (tensor, pipeline, context, data), as columns."""
+def enumerate_plans(job: TrainingJob, count: int, limits: SpaceLimits | None = None) -> Plans:
+    """Every plan of a space, one by one.
+
+    Raises
+    ------
+    InvalidPlan
+        If there is none, with the reason.
+    """
+    space = plan_space(job, count, limits)
+    return space.leaves(*space.branches(np.arange(len(space.roots))))
+
+
+ROOT = ("tensor", "pipeline", "context", "data", "expert", "expert_tensor", "micro_batch",
+        "virtual", "schedule", "first", "last", "sequence_parallel")  # fmt: skip
+"""Fields that a root of the space fixes."""
+
+
+def _block(job: TrainingJob, lim: SpaceLimits, degrees: tuple[int, int, int, int]) -> Array:
+    """All roots of one (tensor, pipeline, context, data), as columns in the order of ROOT."""
     tp, pp, cp, dp = degrees
-    schedules = _schedules(job.model.depth, pp, lim)
-    experts = _experts(job.model, tp, tp * cp * dp, lim)
-    micro = divisors(job.global_batch // dp, lim.micro_batch)
-    zero = [z for z in lim.zero if z == 0 or dp * cp > 1] or [0]
-    shards = [dp * cp]
-    local = lim.node // tp
-    if local > 1 and (dp * cp) % local == 0 and local < dp * cp:
-        shards.append(local)
-    sp = [0, 1] if tp > 1 else [0]
-    inner = np.array(list(product(zero, codes, sp, shards)), np.int32)
-    inner = inner[(inner[:, 0] > 0) | (inner[:, 3] == dp * cp)]
-    heads = [
-        (tp, pp, cp, dp, ep, etp, mb, v, kind, first, last)
-        for (ep, etp), (v, kind), mb in product(experts, schedules, micro)
+    experts = np.array(_experts(job.model, tp, tp * cp * dp, lim), np.int32)
+    micro = np.array(divisors(job.global_batch // dp, lim.micro_batch), np.int32)
+    runs = [
+        (mb, v, kind, first, last, sp)
+        for (v, kind), mb in product(_schedules(job.model.depth, pp, lim), micro)
         if _runs(kind, pp, job.global_batch // (dp * mb))
         for first, last in (_ends(job.model.depth, pp) if v == 1 and kind != DUALPIPE else EVEN)
+        for sp in ((0, 1) if tp > 1 else (0,))
     ]
-    outer = np.array(heads, np.int32).reshape(-1, 11).T
-    both = np.repeat(outer, len(inner), axis=1), np.tile(inner.T, (1, len(heads)))
-    return [np.concatenate(both)]
+    rows = np.array(runs, np.int32).reshape(-1, 6)
+    inner = np.tile(rows, (len(experts), 1)).T
+    outer = np.repeat(experts, len(rows), axis=0).T
+    same = np.repeat(np.array([[tp], [pp], [cp], [dp]], np.int32), inner.shape[1], axis=1)
+    return np.concatenate([same, outer, inner])
 
 
 EVEN = [(0, 0)]

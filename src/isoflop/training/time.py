@@ -17,7 +17,7 @@ forward; the rest of them is exposed.
 from __future__ import annotations
 
 import numpy as np
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from ..cost.features import Array
 from ..formats import load_format
@@ -104,6 +104,17 @@ class StepPricer:
         """Seconds of every plan's step."""
         return Pricing(self, plans).run()
 
+    def floor_s(self, plans: Plans) -> Array:
+        """Seconds that no ZeRO stage, shard or mix of recomputed layers takes a plan below.
+
+        Gradient and weight traffic left out, state sharded over all ranks. It never falls with
+        more recomputation.
+        """
+        ranks = plans.data * plans.context
+        lean = evolve(plans, zero=np.where(ranks > 1, 1, 0), shard=ranks,
+                      full_layers=np.zeros_like(plans.zero))  # fmt: skip
+        return (1.0 - 1e-9) * Pricing(self, lean).run(gradients=False).seconds  # rounding
+
 
 class Pricing:
     """One evaluation: intermediate arrays of one batch of plans.
@@ -131,8 +142,8 @@ class Pricing:
         # Share of the fullest stage's layers that run forward twice.
         self.whole = np.where(full, 1.0, np.minimum(plans.full_layers / self.layers, 1.0))
 
-    def run(self) -> StepTime:
-        """Seconds of every plan's step under the present calibration."""
+    def run(self, *, gradients: bool = True) -> StepTime:
+        """Seconds of every plan's step; without `gradients`, their exchange is left out."""
         self.slow_clock = slow_clock(self.device, self.cal)
         forward, dgrad, wgrad, again = self._compute()
         tensor = self._tensor()
@@ -159,7 +170,9 @@ class Pricing:
         slow = 1.0 + self.cal.straggler * np.log2(np.maximum(self.devices / self.net.node, 1.0))
         share = self.m * slow
         extra = np.maximum(stage - middle, 0.0)
-        gradients = self._gradients(stage - self.layers * forward, self.layers * forward)
+        exchanged = np.zeros(len(self.plans))
+        if gradients:
+            exchanged = self._gradients(stage - self.layers * forward, self.layers * forward)
         parts = {
             "forward": share * (self.layers * forward + extra / 3.0),
             "backward": share * (self.layers * (dgrad + wgrad) + extra * (2.0 / 3.0)),
@@ -170,7 +183,7 @@ class Pricing:
             "weights": share * self.layers * weights,
             "bubble": bubble * slow,
             "transfer": self._transfer() * slow,
-            "gradients": gradients * slow,
+            "gradients": exchanged * slow,
             "optimizer": self._optimizer(),
             "host": self.cal.step + share * self.layers * idle,
         }
