@@ -110,11 +110,12 @@ def main() -> None:
     end_to_end(data)
     speed()
     command_line()
-    from benchmarks import device, scaling, serving, training, training_accuracy, unseen
+    from benchmarks import device, methods, scaling, serving, training, training_accuracy, unseen
 
     device.main()
     unseen.main(data)
     serving.main()
+    methods.main()
     scaling.main(data / "data/laws")
     training.main()
     training_accuracy.report(data / "data")

@@ -104,7 +104,8 @@ def methods() -> None:
             text = inspect.cleandoc(type(found).__doc__ or "")
             body, _, reference = text.partition("References\n----------\n")
             reference = " ".join(reference.split())
-            parts.append(f"### {name}\n\n`{command} {name} {tail}`".replace(" `", "`") + "\n")
+            shown = getattr(found, "example", "") or tail
+            parts.append(f"### {name}\n\n`{command} {name} {shown}`".replace(" `", "`") + "\n")
             parts.append(body.strip() + "\n")
             options = getattr(found, "options", {})
             if options:

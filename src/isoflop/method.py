@@ -38,12 +38,15 @@ class Named:
     Class attributes
     ----------------
     title, reference : str
+    example : str
+        What follows the method's name on a command line that shows it; empty for the usual one.
     options : dict of str to (default, meaning)
         Numbers the user may set; positive, or zero where the default is.
     """
 
     title: ClassVar[str]
     reference: ClassVar[str]
+    example: ClassVar[str] = ""
     options: ClassVar[dict[str, tuple[float, str]]]
 
     def complete(self, given: dict[str, float]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from .. import catalog
 from ..hardware import Accelerator
 from ..provenance import Source
 from .features import Array, Batch
+from .matrix import roofline_s
 
 if TYPE_CHECKING:
     from .step import StepModel
@@ -75,24 +76,36 @@ def load_power() -> PowerParameters:
     return catalog.load("calibrations", "power-default", PowerParameters, "calibration")
 
 
-def power_watts(
+def demand_watts(
     device: Accelerator, load: Load, parameters: PowerParameters | None = None
 ) -> Array:
-    """Board power in watts under a load.
+    """Board power in watts that a load asks for, whether or not the board limit allows it.
 
-    P = idle + min(board - idle, (board - idle) (awake + c compute) + bytes/s e_b + cache bytes/s
-    e_c): linear up to the board limit, where clocks throttle instead. A share drawn whenever any
-    kernel runs was tried too and fitted to nothing.
+    P = idle + (board - idle) (awake + c compute) + bytes/s e_b + cache bytes/s e_c. A share drawn
+    whenever any kernel runs was tried too and fitted to nothing.
     """
     p = parameters or load_power()
     idle, board = device.power.idle_watts, device.power.board_watts
     bandwidth = device.memory.bandwidth_bytes_per_s
     share = p.awake + p.compute * np.asarray(load.compute, float)
-    drawn = (board - idle) * share + bandwidth * (
-        p.joules_per_byte * np.asarray(load.memory, float)
-        + p.joules_per_cache_byte * np.asarray(load.cache, float)
+    return (
+        idle
+        + (board - idle) * share
+        + bandwidth
+        * (
+            p.joules_per_byte * np.asarray(load.memory, float)
+            + p.joules_per_cache_byte * np.asarray(load.cache, float)
+        )
     )
-    return idle + np.minimum(board - idle, drawn)
+
+
+def power_watts(
+    device: Accelerator, load: Load, parameters: PowerParameters | None = None
+) -> Array:
+    """Board power in watts under a load: the demand up to the board limit, where clocks throttle
+    instead.
+    """
+    return np.minimum(device.power.board_watts, demand_watts(device, load, parameters))
 
 
 def step_load(step: StepModel, batch: Batch, seconds: Array | float | None = None) -> Load:
@@ -122,3 +135,33 @@ def at_clock(load: Load, clock: Array | float, energy_power: float) -> Load:
     clock ** energy_power at a constant load; memory keeps its clock.
     """
     return evolve(load, compute=load.compute * np.asarray(clock, float) ** (energy_power - 1.0))
+
+
+CLOCK_POWER = 2.0
+"""Exponent of dynamic power in the clock: voltage follows it, less than linearly near the top."""
+LEAST_CLOCK = 0.5
+
+
+def compute_share(step: StepModel, batch: Batch) -> Array:
+    """Share of a step's kernel time bound by compute: what a lower clock stretches."""
+    parts = roofline_s(step.matrix, step.peaks, batch)
+    times = step.operator_s(batch)
+    bound = parts["compute"] > np.maximum(parts["memory"], parts["network"])
+    return np.where(bound, times, 0.0).sum(axis=0) / times.sum(axis=0)
+
+
+def sustained_clock(step: StepModel, batch: Batch, seconds: Array, share: Array) -> Array:
+    """Largest share of the clock at which steps of `seconds` stay within the board limit.
+
+    At clock c the step takes seconds (1 - share + share / c), `share` of it bound by compute. The
+    mean over the step counts: the limiter averages over milliseconds, a layer takes less.
+    """
+    low, high = np.full(np.shape(seconds), LEAST_CLOCK), np.ones(np.shape(seconds))
+    clock = high
+    for _ in range(20):
+        stretched = seconds * (1.0 - share + share / clock)
+        load = at_clock(step_load(step, batch, stretched), clock, CLOCK_POWER)
+        fits = demand_watts(step.device, load) <= step.device.power.board_watts
+        low, high = np.where(fits, clock, low), np.where(fits, high, clock)
+        clock = np.where(low >= 1.0, 1.0, (low + high) / 2.0)
+    return clock

@@ -8,15 +8,12 @@ from typing import ClassVar, final
 import numpy as np
 
 from ...cost.features import Batch
-from ...cost.matrix import roofline_s
-from ...cost.power import at_clock, power_watts, step_load
+from ...cost.power import CLOCK_POWER, at_clock, compute_share, power_watts, step_load
 from ...cost.step import StepModel
 from ...errors import InvalidInput
 from ..method import Method, MethodReport
 
 CLOCKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
-CLOCK_POWER = 2.0
-"""Exponent of dynamic power in the clock: voltage follows it, less than linearly near the top."""
 
 
 @final
@@ -83,24 +80,16 @@ class PowerCap(Method):
         )  # fmt: skip
 
 
-def _parts(step: StepModel, batch: Batch) -> tuple[float, float]:
-    """Share of a step bound by compute, and its seconds."""
-    parts = roofline_s(step.matrix, step.peaks, batch)
-    times = step.operator_s(batch)
-    compute = parts["compute"] > np.maximum(parts["memory"], parts["network"])
-    return float(times[compute].sum() / times.sum()), float(step.step_s(batch))
-
-
 def _slower(step: StepModel, batch: Batch, clock: float) -> float:
-    share, _ = _parts(step, batch)
+    share = float(compute_share(step, batch))
     return 1.0 - share + share / clock
 
 
 def _watts(step: StepModel, batch: Batch, clock: float) -> float:
     """Board power of a step at a share of the clock."""
-    _, seconds = _parts(step, batch)
-    load = step_load(step, batch, seconds * _slower(step, batch, clock))
-    return float(power_watts(step.device, at_clock(load, clock, CLOCK_POWER)))
+    seconds = float(step.step_s(batch)) * _slower(step, batch, clock)
+    load = at_clock(step_load(step, batch, seconds), clock, CLOCK_POWER)
+    return float(power_watts(step.device, load))
 
 
 METHOD = PowerCap()
