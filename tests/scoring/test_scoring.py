@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from isoflop.cli import main
 from isoflop.errors import InvalidInput
 from isoflop.scoring.algoperf import performance_profiles, read_times
+from isoflop.scoring.demo import FILES, demo_file
 from isoflop.scoring.equal_hours import Curve, compare
 from isoflop.scoring.sort_search import best_threshold, predict, rank, sample_places
 from tests.test_cli import fails
@@ -130,3 +131,17 @@ def test_commands(tmp_path, capsys):
     assert "Between 1 and 50" in fails(
         capsys, "score", "sort-search", str(bench), "--samples", "60"
     )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_demo_files_are_what_their_formulas_give(name):
+    assert demo_file(name).read_text() == FILES[name]()
+
+
+@pytest.mark.parametrize(
+    ("score", "says"),
+    [("algoperf", "8 workloads"), ("languini", "large and slow"), ("sort-search", "of 500 samples")],
+)
+def test_every_score_has_an_example(capsys, score, says):
+    main(["score", score, "demo"])
+    assert says in capsys.readouterr().out

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from isoflop.cli import main
 from isoflop.errors import InvalidInput
-from isoflop.tuning.demo import SPACE, demo_objective
+from isoflop.tuning.demo import LIMIT, SPACE, demo_best, demo_objective
 from isoflop.tuning.search import tune
 from isoflop.tuning.searcher import find_searcher, searcher_names
 from isoflop.tuning.space import Setting, Space, read_space
@@ -34,12 +34,8 @@ def front_gap(history, low=5.0, high=200.0):
     """Mean excess of the front over the best loss the demo can have at each cost."""
     gaps = []
     for cost in np.geomspace(low, high, 12):
-        c = cost * 1e15
-        n = np.geomspace(1e6, 1e9, 400)
-        d = np.clip(c / (6 * n), 1e7, 1e11)
         known = [t.loss for t in history.front() if t.cost <= cost]
-        best = np.min(1.8 + 406.4 * n**-0.34 + 410.7 * d**-0.28)
-        gaps.append((min(known) if known else 8.0) - best)
+        gaps.append((min(known) if known else 8.0) - demo_best(cost))
     return float(np.mean(gaps))
 
 
@@ -73,6 +69,21 @@ def test_config_finds_the_constrained_optimum():
     optimum = 2 * 0.2**2  # x = y = 0.4
     assert best[0] - optimum < 0.004
     assert best[0] < best[1]
+
+
+def test_config_nears_the_best_within_a_limit_and_learns_where_runs_fail():
+    gaps, failed = {"config": [], "random": []}, []
+    for method, found in gaps.items():
+        for seed in range(2):
+            history = tune(demo_objective(seed, limit=LIMIT), SPACE, find_searcher(method),
+                           trials=40, seed=seed)  # fmt: skip
+            best = history.best()
+            assert best is not None
+            assert best.cost <= LIMIT
+            found.append(best.loss - demo_best(LIMIT))
+            failed += [np.mean([t.failed for t in history.trials])] * (method == "config")
+    assert np.mean(gaps["config"]) < 0.5 * np.mean(gaps["random"])
+    assert max(failed) < 0.3
 
 
 def test_functionally_equal_candidates_run_once():

@@ -81,6 +81,7 @@ def fit(
     from ..scaling.columns import check_runs, read_runs
     from ..scaling.fit import fit_law
     from ..scaling.law import find_law
+    from ..scaling.sensitivity import sensitivity
     from ._output import progress_bar
 
     form = find_law(law)
@@ -103,7 +104,8 @@ def fit(
     with progress_bar("resamples", bootstrap >= 2000) as progress:
         result = fit_law(data, form, delta=delta, bootstrap=bootstrap, resampling=how, seed=seed,
                          progress=progress)  # fmt: skip
-    extra = _extras(data, result, hold_out, compare, predict)
+    extra = {"sensitivity": sensitivity(data, result)}
+    extra |= _extras(data, result, hold_out, compare, predict)
     if out is not None:
         import json as encoder
 
@@ -117,7 +119,7 @@ def fit(
         printed.pop("draws")
         print_json({**printed, **extra})
     else:
-        _print(result, data, extra)
+        _print(result, extra)
         if out is not None:
             print(f"Fit written to {out}; use it with: isoflop spend 1e24 --law {out}")
     if plot is not None:
@@ -196,8 +198,7 @@ def _points(texts: list[str]) -> dict[str, Any]:
     return {k: np.array([r[k] for r in rows]) for k in ("params", "tokens")}
 
 
-def _print(result: LawFit, data: Runs, extra: dict[str, Any]) -> None:
-    from ..scaling.sensitivity import sensitivity
+def _print(result: LawFit, extra: dict[str, Any]) -> None:
     from ._output import console, table
 
     out, law = console(), result.law
@@ -221,7 +222,7 @@ def _print(result: LawFit, data: Runs, extra: dict[str, Any]) -> None:
     )
     rows = [[r["choice"], *(f"{r[k]:.4g}" if r.get(k) is not None else "-"
             for k in ("exponent_params", "params_at", "loss_at"))] for r in
-            sensitivity(data, result)]  # fmt: skip
+            extra["sensitivity"]]  # fmt: skip
     if rows:
         out.print(table("What the choices change", ["", "exponent of N*", "N* at 10x the largest "
                   "run", "its loss"], rows))  # fmt: skip

@@ -32,10 +32,10 @@ def list_(*, json: Flag = False) -> None:
         })  # fmt: skip
         return
     out = console()
-    rows = [[f.name, f.output, ", ".join(f.inputs),
-             str(sum(e.law == f.name for e in entries)), f.title] for f in forms]  # fmt: skip
-    out.print(table(f"{len(forms)} law forms", ["form", "predicts", "from", "fits", ""], rows,
-                    left=5, wrap=True))  # fmt: skip
+    rows = [[f.name, f.output, str(sum(e.law == f.name for e in entries)),
+             f"{f.title} (from {', '.join(f.inputs)})"] for f in forms]  # fmt: skip
+    out.print(table(f"{len(forms)} law forms", ["form", "predicts", "fits", "what it says"], rows,
+                    left=4, wrap=True))  # fmt: skip
     rows = [[e.id, e.law, e.trust, e.citation()] for e in entries]
     out.print(table(f"{len(entries)} published fits", ["id", "form", "trust", "source"], rows,
                     left=4, wrap=True))  # fmt: skip

@@ -11,12 +11,14 @@ app = App(name="score", help="Score training methods and models at equal cost.")
 Flag = Annotated[bool, Parameter(negative=())]
 
 
-def _rows(file: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
+def _rows(file: str, columns: tuple[str, ...], demo: str) -> list[dict[str, str]]:
+    """Rows of a CSV, or of the generated table `demo` where the file is called that."""
     import csv
 
     from ..errors import InvalidInput
+    from ..scoring.demo import demo_file
 
-    path = Path(file)
+    path = demo_file(demo) if file == "demo" else Path(file)
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
@@ -43,8 +45,8 @@ def algoperf(file: str, *, longest: float = 4.0, json: Flag = False) -> None:
     Parameters
     ----------
     file
-        CSV with submission, workload, seconds; empty seconds: the target was not reached. Repeated
-        rows are studies, whose median counts.
+        CSV with submission, workload, seconds, or demo. Empty seconds: the target was not reached.
+        Repeated rows are studies, whose median counts.
     longest
         Ratio to the fastest at which the profiles end.
     json
@@ -54,7 +56,7 @@ def algoperf(file: str, *, longest: float = 4.0, json: Flag = False) -> None:
     from ._output import console, print_json, table
 
     found = performance_profiles(
-        read_times(_rows(file, ("submission", "workload", "seconds"))), longest
+        read_times(_rows(file, ("submission", "workload", "seconds"), "times.csv")), longest
     )
     order = sorted(range(len(found.names)), key=lambda i: -found.scores[i])
     records: list[dict[str, Any]] = [
@@ -81,7 +83,8 @@ def languini(file: str, *, hours: str = "", json: Flag = False) -> None:
     Parameters
     ----------
     file
-        CSV with model, tokens, loss, tokens_per_s (on the reference accelerator), a row per point.
+        CSV with model, tokens, loss, tokens_per_s (on the reference accelerator), a row per point;
+        or demo.
     hours
         Compute classes, comma-separated; default 6,12,24,48,96.
     json
@@ -96,7 +99,7 @@ def languini(file: str, *, hours: str = "", json: Flag = False) -> None:
     except ValueError:
         raise InvalidInput(f"'{hours}' is not a list of hours: write 6,12,24.") from None
     records = compare(
-        read_curves(_rows(file, ("model", "tokens", "loss", "tokens_per_s"))), classes
+        read_curves(_rows(file, ("model", "tokens", "loss", "tokens_per_s"), "curves.csv")), classes
     )
     if json:
         print_json({"records": records})
@@ -119,7 +122,7 @@ def sort_search(file: str, *, samples: int = 100, json: Flag = False) -> None:
     Parameters
     ----------
     file
-        CSV with a column model and one column per sample, 1 where the model is right.
+        CSV with a column model and one column per sample, 1 where the model is right; or demo.
     samples
         Samples the new model is evaluated on.
     json
@@ -131,7 +134,7 @@ def sort_search(file: str, *, samples: int = 100, json: Flag = False) -> None:
     from ..scoring.sort_search import predict, rank, sample_places
     from ._output import console, print_json
 
-    rows = _rows(file, ("model",))
+    rows = _rows(file, ("model",), "answers.csv")
     names = [k for k in rows[0] if k != "model"]
     try:
         table = np.array([[int(row[k]) for k in names] for row in rows])

@@ -27,7 +27,8 @@ def tune(
     Parameters
     ----------
     space
-        A TOML file with one table per setting (scale, low, high, start), or `demo`.
+        A TOML file with one table per setting (scale, low, high, start), or `demo`: a made-up run
+        whose best is known.
     command
         The run, with settings in braces: 'python train.py --lr {lr}'. The last line it prints is
         JSON with loss and, if it likes, cost and constraints (kept where at most 0).
@@ -45,7 +46,7 @@ def tune(
         Print JSON.
     """
     from ..errors import InvalidInput
-    from ..tuning.demo import SPACE, demo_objective
+    from ..tuning.demo import LIMIT, SPACE, demo_objective
     from ..tuning.search import tune as search
     from ..tuning.searcher import find_searcher
     from ..tuning.space import read_space
@@ -57,7 +58,8 @@ def tune(
     searcher = find_searcher(method)
     objective: Any
     if space == "demo":
-        found_space, objective = SPACE, demo_objective(seed)
+        limit = LIMIT if searcher.constrained else None
+        found_space, objective = SPACE, demo_objective(seed, limit=limit)
     else:
         if not command:
             raise InvalidInput("Say how to run a configuration: --command 'python train.py ...'.")
@@ -68,8 +70,16 @@ def tune(
                          progress=progress)  # fmt: skip
     if json:
         print_json(_record(history, method))
-    else:
-        _print(history, method)
+        return
+    _print(history, method)
+    best = history.best()
+    if space == "demo" and best is not None:
+        from ..tuning.demo import demo_best
+        from ._output import console
+
+        cost = LIMIT if searcher.constrained else best.cost
+        console().print(f"Lowest loss {best.loss:.4f}, at a cost of {best.cost:.4g}; the demo's "
+                        f"law allows {demo_best(cost):.4f} up to {cost:.4g}.")  # fmt: skip
 
 
 def _row(trial: Trial) -> dict[str, Any]:

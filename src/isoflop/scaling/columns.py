@@ -135,8 +135,11 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             text = gzip.decompress(path.read_bytes()).decode("utf-8")
         else:
             text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"'{path}' cannot be read: {error}.") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"'{path}' is not a text file: runs are a CSV.") from None
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidInput(f"'{path}' cannot be read: {reason}.") from None
     table = list(csv.reader(text.splitlines()))
     if len(table) < 2:
         raise InvalidInput(f"'{path}' needs a header line and one line per run.")

@@ -24,6 +24,8 @@ class Searcher(ABC):
 
     title: ClassVar[str]
     reference: ClassVar[str]
+    constrained: ClassVar[bool] = False
+    """Whether it looks at constraints."""
 
     @abstractmethod
     def propose(self, trials: Sequence[Trial], space: Space, rng: np.random.Generator) -> Array:

@@ -24,7 +24,8 @@ class Config(Searcher):
 
     Optimism in the constraints as well keeps the search away from no point that might be allowed,
     which is what makes it converge to the constrained optimum. Where no candidate may be allowed
-    it proposes the least violated one.
+    it proposes the least violated one. Runs that failed gave no loss to be optimistic about:
+    candidates that a process over success and failure puts on their side are left out.
 
     References
     ----------
@@ -34,6 +35,7 @@ class Config(Searcher):
 
     title: ClassVar[str] = "optimistic loss among points that may keep the constraints"
     reference: ClassVar[str] = "CONFIG, arXiv 2211.00162"
+    constrained: ClassVar[bool] = True
 
     def propose(self, trials: Sequence[Trial], space: Space, rng: np.random.Generator) -> Array:
         good = [t for t in trials if not t.failed]
@@ -48,6 +50,12 @@ class Config(Searcher):
         for name in {k for t in good for k in t.constraints}:
             values = np.array([t.constraints.get(name, 0.0) for t in good])
             violated = np.maximum(violated, _lower(points, values, candidates))
+        if len(trials) > len(good):
+            sides = np.array([1.0 if t.failed else -1.0 for t in trials])
+            risk = gaussian_process(np.array([t.point for t in trials]), sides).predict(candidates)
+            if (risk <= 0).any():
+                loss = np.where(risk <= 0, loss, np.inf)
+                violated = np.where(risk <= 0, violated, np.inf)
         allowed = violated <= 0
         if not allowed.any():
             return candidates[int(np.argmin(violated))]
