@@ -140,7 +140,7 @@ def test_demo_files_are_what_their_formulas_give(name):
 
 @pytest.mark.parametrize(
     ("score", "says"),
-    [("algoperf", "8 workloads"), ("languini", "large and slow"), ("sort-search", "of 500 samples")],
+    [("algoperf", "8 workloads"), ("languini", "large and slow"), ("sort-search", "of 500")],
 )
 def test_every_score_has_an_example(capsys, score, says):
     main(["score", score, "demo"])

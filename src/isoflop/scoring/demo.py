@@ -16,7 +16,9 @@ STUDIES = 3
 LIMIT = 2.5
 """Times a workload's own time after which a run is stopped without its target."""
 
-CURVES = {"small and fast": (1.80, 34.0, 0.155, 4.0e5), "large and slow": (1.65, 27.5, 0.146, 1.1e5)}
+CURVES = {
+    "small and fast": (1.80, 34.0, 0.155, 4.0e5), "large and slow": (1.65, 27.5, 0.146, 1.1e5),
+}  # fmt: skip
 """Floor, scale and exponent of the loss by tokens, and tokens per second."""
 
 MODELS, SAMPLES = 30, 500
@@ -38,7 +40,7 @@ def demo_times(seed: int = 7) -> str:
 
 
 def demo_curves() -> str:
-    """Loss by tokens of two made-up models, the one that wins in the long run a third as fast."""
+    """Loss by tokens of two made-up models, the one that wins in the long run a quarter as fast."""
     lines = ["model,tokens,loss,tokens_per_s"]
     for name, (floor, scale, exponent, speed) in CURVES.items():
         for tokens in np.geomspace(1e8, 4e11, 24):
