@@ -45,7 +45,7 @@ def quantize(
     format
         A number format, see `isoflop formats list`. With --compare, the first of several.
     method
-        rtn, clip, gptq, gptq-act-order, babai, awq, smoothquant, seedlm, learned-rounding...
+        rtn, clip, gptq, gptq-act-order, babai, hptq, ssqr, awq, smoothquant, seedlm...
     calibration
         A .safetensors file with layer inputs of shape (rows, in) under the weights' names.
     output

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from isoflop.errors import InvalidInput, UnknownName
 from isoflop.numerics import ksort, qat, quantizers, round_to
 from isoflop.numerics.formats import load as load_format
+from isoflop.numerics.huffman import HuffmanCode
 from isoflop.numerics.quantizers import Calibration, load_weight_format
 from isoflop.numerics.quantizers._base import damped_cholesky, weighted_error
 from isoflop.numerics.quantizers.babai import bound, nearest_plane
@@ -376,3 +377,74 @@ def test_straight_through_rounding_in_torch():
     y.sum().backward()
     assert torch.equal(x.grad, torch.ones(9))
     assert np.array_equal(y.detach().numpy(), round_to(x.detach().numpy(), "e2m1"))
+
+
+def heavy_layer(rng, rows=48, width=128):
+    """A layer whose weights have far outliers, as trained ones do."""
+    weight, calibration = layer(rng, rows, width)
+    far = rng.random(weight.shape) < 0.004
+    return np.where(far, weight * np.float32(12), weight), calibration
+
+
+def test_unclipped_variants_keep_the_bound_that_clipping_breaks():
+    rng = np.random.default_rng(11)
+    broken = 0
+    for _ in range(10):
+        weight, calibration = heavy_layer(rng)
+        fmt = load_weight_format("int3-g128")
+        for name in ("hptq", "ssqr"):
+            facts = quantizers.load(name).quantize(weight, fmt, calibration).facts
+            assert facts["error"] <= facts["bound"]
+        steps = quantizers.load("clip").quantize(weight, fmt, calibration).blocks.scales
+        steps = np.repeat(steps, 128, axis=1).astype(float)
+        lower, _ = damped_cholesky(calibration.hessian)
+        integers, diagonal = nearest_plane(
+            weight.astype(float), lower @ lower.T, steps, fmt.element.low, fmt.element.high
+        )
+        error = integers * steps - weight
+        rows = np.einsum("ij,ij->i", error @ calibration.hessian, error)
+        broken += int((rows > bound(steps, diagonal, len(weight))).sum())
+    assert broken > 0
+
+
+def test_huffman_coded_gptq_meets_its_bits_and_beats_gptq_at_them():
+    rng = np.random.default_rng(12)
+    for name in ("int2-g128", "int3-g128", "int4-g128"):
+        weight, calibration = heavy_layer(rng, 128, 256)
+        fmt = load_weight_format(name)
+        clipped = quantizers.load("gptq-act-order").quantize(weight, fmt, calibration)
+        nearest = quantizers.load("hptq", propagate=False).quantize(weight, fmt, calibration)
+        coded = quantizers.load("hptq").quantize(weight, fmt, calibration)
+        assert coded.storage_bytes <= clipped.storage_bytes
+        assert 8 * coded.storage_bytes / weight.size > fmt.bits_per_value - 0.03
+        best = relative(coded, weight, calibration)
+        assert best < 0.5 * relative(clipped, weight, calibration)
+        assert best < relative(nearest, weight, calibration)
+        integers = np.rint(coded.values / np.float32(coded.facts["scale"])).astype(int)
+        code = HuffmanCode.of(integers)
+        assert coded.storage_bytes == len(code.encode(integers)) + code.table_bytes + 4
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.05])
+def test_sparse_outliers_stay_within_their_share_and_lower_the_error(share):
+    weight, calibration = heavy_layer(np.random.default_rng(13))
+    fmt = load_weight_format("int4-g128")
+    found = quantizers.load("ssqr", outliers=share).quantize(weight, fmt, calibration)
+    assert found.facts["outliers"] <= share
+    if share:
+        clipped = quantizers.load("gptq-act-order").quantize(weight, fmt, calibration)
+        assert relative(found, weight, calibration) < 0.5 * relative(clipped, weight, calibration)
+    sparse = found.storage_bytes - fmt.encode_blocks(weight).storage_bytes
+    assert sparse == 4 * round(found.facts["outliers"] * weight.size) + 4 * (len(weight) + 1)
+
+
+def test_unclipped_variants_refuse_what_they_cannot_store():
+    weight, calibration = layer(np.random.default_rng(14))
+    with pytest.raises(InvalidInput, match="symmetric integer grid"):
+        quantizers.load("ssqr").quantize(weight, load_weight_format("nvfp4"), calibration)
+    with pytest.raises(InvalidInput, match=r"0 to 0\.5"):
+        quantizers.load("ssqr", outliers=0.7).quantize(
+            weight, load_weight_format("int4-g128"), calibration
+        )
+    with pytest.raises(InvalidInput, match="between 1 and 16 bits"):
+        quantizers.load("hptq").quantize(weight, load_format("fp32"), calibration)
