@@ -1,7 +1,7 @@
-"""Round every operation of a computation: NumPy arrays that stay in a format, and PyTorch modules.
+"""NumPy computations in which every operation is rounded to a format.
 
-`Rounded` arrays round each ufunc and each matrix product. `torch_rounding` is a context in which
-every floating-point result of PyTorch is rounded, forward and backward.
+`Rounded` arrays round each ufunc, reduction and matrix product; `torch_context.torch_rounding` does
+the same to PyTorch.
 
 References
 ----------
@@ -12,7 +12,6 @@ significant bits exactly, as the double rounding is innocuous.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,25 +21,75 @@ from ..errors import InvalidInput
 from .formats import load
 from .rounding import round_to
 
-_SUMS = {"sum", "add"}
+_EXACT_REDUCTIONS = ("maximum", "minimum", "logical_and", "logical_or")
+
+
+class Rounder:
+    """Rounds array after array with the same options, stochastic ones by fresh random words.
+
+    Parameters
+    ----------
+    options
+        Of `round_to`: rounding, overflow, seed... A stochastic direction takes seed, seed + 1, ...
+        in the order of calls: with one seed for all, a value that sits at the same place in every
+        array would be rounded the same way each time, and sums would drift.
+    """
+
+    def __init__(self, **options: Any):
+        self.options = options
+        self.calls = 0
+
+    def __call__(self, x: Any, format: Any, out: Any = None) -> Any:
+        """`x` rounded to a format record; None leaves it alone."""
+        if format is None:
+            return x
+        options = self.options
+        if options.get("rounding") == "stochastic":
+            options = options | {"seed": options.get("seed", 0) + self.calls}
+            self.calls += 1
+        return round_to(x, format, out=out, **options)
+
+
+def _record(format: Any) -> Any:
+    return load(format) if isinstance(format, str) else format
 
 
 def matmul(a: np.ndarray, b: np.ndarray, product: Any, accumulate: Any, **options) -> np.ndarray:
-    """a (m, k) times b (k, n): each product rounded to one format, each partial sum to another.
+    """a (..., m, k) times b (..., k, n): each product rounded to one format, each partial sum to
+    another, sums over k in order.
 
-    Sums run over k in order. `product` or `accumulate` may be None for no rounding (float64).
+    `product` or `accumulate` may be None for no rounding (float64). Options as in `Rounder`.
     """
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+    rounder = Rounder(**options)
+    return matmul_by(rounder, a, b, _record(product), _record(accumulate))
+
+
+def matmul_by(
+    rounder: Rounder, a: np.ndarray, b: np.ndarray, product: Any, accumulate: Any
+) -> np.ndarray:
+    """`matmul` with a rounder that others may share."""
+    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise InvalidInput(f"Shapes {a.shape} and {b.shape} cannot be multiplied.")
-    total = np.zeros((a.shape[0], b.shape[1]))
-    for k in range(a.shape[1]):
-        term = a[:, k, None] * b[None, k]
-        if product is not None:
-            term = round_to(term, product, **options)
-        total = total + term
-        if accumulate is not None:
-            total = round_to(total, accumulate, **options)
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    total = np.zeros((*batch, a.shape[-2], b.shape[-1]))
+    for k in range(a.shape[-1]):
+        term = rounder(a[..., :, k, None] * b[..., k, None, :], product)
+        total = rounder(total + term, accumulate)
     return total
+
+
+def ordered_sum(
+    rounder: Rounder, x: np.ndarray, axis: int | tuple[int, ...] | None, accumulate: Any
+) -> np.ndarray:
+    """Sum over axes (all for None) in order of position, each partial sum rounded."""
+    axes = tuple(range(x.ndim)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    axes = tuple(sorted(a % x.ndim for a in axes)) if x.ndim else ()
+    moved = np.moveaxis(x, axes, range(len(axes)))
+    rows = moved.reshape(-1, *moved.shape[len(axes) :])
+    total = np.zeros(rows.shape[1:])
+    for row in rows:
+        total = rounder(total + row, accumulate)
+    return np.asarray(total)
 
 
 class Rounded(NDArrayOperatorsMixin):
@@ -63,14 +112,14 @@ class Rounded(NDArrayOperatorsMixin):
         self.format = load(format) if isinstance(format, str) else format
         wide = accumulate if accumulate is not None else self.format
         self.accumulate = load(wide) if isinstance(wide, str) else wide
-        self.options = options
+        self.rounder = options.pop("rounder", None) or Rounder(**options)
         self.values = self._round(np.asarray(values, np.float64), self.format)
 
     def _round(self, x: np.ndarray, fmt: Any) -> np.ndarray:
-        return np.asarray(round_to(np.asarray(x, np.float64), fmt, **self.options))
+        return np.asarray(self.rounder(np.asarray(x, np.float64), fmt))
 
     def _new(self, x: np.ndarray) -> Rounded:
-        return Rounded(x, self.format, self.accumulate, **self.options)
+        return Rounded(x, self.format, self.accumulate, rounder=self.rounder)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return self.values.astype(dtype or np.float64)
@@ -97,20 +146,27 @@ class Rounded(NDArrayOperatorsMixin):
         """The transpose."""
         return self._new(self.values.T)
 
-    def sum(self, axis: int | None = None) -> Rounded:
+    def sum(self, axis: Any = None, dtype: Any = None, out: Any = None) -> Rounded:
         """Sum in order, each partial sum rounded to the accumulate format."""
-        x = self.values.ravel() if axis is None else np.moveaxis(self.values, axis, 0)
-        total = np.zeros(x.shape[1:])
-        for row in x:
-            total = self._round(total + row, self.accumulate)
-        return self._new(total)
+        if dtype is not None or out is not None:
+            raise InvalidInput("Sums of rounded arrays take no dtype and no out.")
+        return self._new(ordered_sum(self.rounder, self.values, axis, self.accumulate))
+
+    def mean(self, axis: Any = None, dtype: Any = None, out: Any = None) -> Rounded:
+        """The sum over the count, rounded."""
+        total = self.sum(axis, dtype, out)
+        return total / (self.values.size / max(total.values.size, 1))
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        if method == "reduce" and ufunc.__name__ in _SUMS:
-            return self.sum(options.get("axis", 0))
-        if method != "__call__" or options.get("out") is not None:
+        if options.get("out") is not None:
             return NotImplemented
         plain = [i.values if isinstance(i, Rounded) else self._input(i) for i in inputs]
+        if method == "reduce" and ufunc is np.add:
+            return self.sum(options.get("axis", 0))
+        if method == "reduce" and ufunc.__name__ in _EXACT_REDUCTIONS:
+            return self._new(np.asarray(ufunc.reduce(*plain, **options)))
+        if method != "__call__":
+            return NotImplemented
         if ufunc is np.matmul:
             return self._matmul(*plain)
         with np.errstate(all="ignore"):
@@ -124,39 +180,8 @@ class Rounded(NDArrayOperatorsMixin):
         return self._round(x, self.format) if x.dtype.kind == "f" else x
 
     def _matmul(self, a: np.ndarray, b: np.ndarray) -> Rounded:
-        two_a = a if a.ndim == 2 else a[None]
-        two_b = b if b.ndim == 2 else b[:, None]
-        result = matmul(two_a, two_b, self.format, self.accumulate, **self.options)
-        shape = (*a.shape[:-1], *(b.shape[1:] if b.ndim == 2 else ()))
-        return self._new(result.reshape(shape))
-
-
-@contextmanager
-def torch_rounding(format: Any, **options: Any):
-    """A context in which every float32 or float64 CPU result of PyTorch is rounded to a format.
-
-    Works at the dispatcher, below autograd, so gradients computed inside are rounded too. Each
-    whole kernel (a matrix product, a softmax) is rounded once, at its end.
-    """
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    fmt = load(format) if isinstance(format, str) else format
-
-    def rounded(value: Any) -> Any:
-        plain = isinstance(value, torch.Tensor) and value.dtype in (torch.float32, torch.float64)
-        if plain and value.numel() and value.is_contiguous():
-            round_to(value, fmt, out=value, **options)
-        return value
-
-    class Mode(TorchDispatchMode):
-        def __torch_dispatch__(self, function, kinds, arguments=(), keywords=None):
-            result = function(*arguments, **(keywords or {}))
-            if function.is_view or not function._schema.returns:
-                return result
-            if isinstance(result, (tuple, list)):
-                return type(result)(rounded(r) for r in result)
-            return rounded(result)
-
-    with Mode():
-        yield
+        two_a = a if a.ndim > 1 else a[None]
+        two_b = b if b.ndim > 1 else b[:, None]
+        result = matmul_by(self.rounder, two_a, two_b, self.format, self.accumulate)
+        result = result if b.ndim > 1 else result[..., 0]
+        return self._new(result if a.ndim > 1 else result[(*[slice(None)] * (b.ndim - 2), 0)])
