@@ -45,6 +45,28 @@ class Formats:
         """The catalog entry of one role."""
         return load_format(getattr(self, role) or self.weights)
 
+    @property
+    def stored(self) -> str:
+        """The weights' formats in words: `bf16`, or `bf16 (experts mxfp4)`."""
+        apart = self.experts and self.experts != self.weights
+        return f"{self.weights} (experts {self.experts})" if apart else self.weights
+
+    @classmethod
+    def for_model(
+        cls, model: ModelSpec, weights: str = "", experts: str = "", kv: str = "bf16"
+    ) -> Formats:
+        """Formats to serve `model` in: what is named, else what it was published in.
+
+        A checkpoint published below 16 bits (the mxfp4 experts of gpt-oss, DeepSeek-V3 in fp8) is
+        served as it is; one of 16 or 32 bits in bf16. Naming `weights` covers the experts too.
+        """
+        if weights:
+            return cls(weights=weights, experts=experts, kv=kv)
+        narrow = load_format(model.weight_format).bits_per_value < 16
+        stored = model.weight_format if narrow else "bf16"
+        dense = model.dense_format or stored
+        return cls(weights=dense, experts=experts or ("" if dense == stored else stored), kv=kv)
+
 
 @frozen(kw_only=True)
 class Plan:

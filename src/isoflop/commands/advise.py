@@ -38,7 +38,8 @@ def advise(
     slo
         Promises: metric<time@point, comma-separated; metrics ttft, tpot, itl, e2e.
     weights
-        Weight formats to consider, comma-separated; default: bf16, and fp8 where it is native.
+        Weight formats to consider, comma-separated; default: as published where that is below
+        16 bits, else bf16, and fp8 where it is native.
     kv
         Cache formats to consider, likewise.
     engine
@@ -214,7 +215,7 @@ def _short(f: Confirmed) -> str:
     share = f" ({c.share}/device)" if c.share > 1 else ""
     plan = c.step.plan.describe().replace("single device", "tp1")
     count = f"{c.prefills}+{c.decodes}" if c.prefills else f"{c.replicas}"
-    return (f"{count} x {c.step.device.id} {plan}{share}, {fmt.weights}, "
+    return (f"{count} x {c.step.device.id} {plan}{share}, {fmt.stored}, "
             f"kv {fmt.kv}")  # fmt: skip
 
 

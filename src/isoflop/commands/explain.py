@@ -20,7 +20,7 @@ def explain(
     context: int = 2048,
     phase: Literal["decode", "prefill"] = "decode",
     plan: str = "",
-    weights: str = "bf16",
+    weights: str = "",
     experts: str = "",
     kv: str = "bf16",
     engine: str = "default",
@@ -47,7 +47,8 @@ def explain(
     plan
         Parallel plan such as tp8,ep8; default: tensor parallel over the fleet.
     weights
-        Number format of the linear layers.
+        Number format of the linear layers; default: as published where that is below 16 bits
+        (mxfp4 experts of gpt-oss, fp8 of DeepSeek-V3), else bf16.
     experts
         Number format of routed experts; default: as weights.
     kv
@@ -111,7 +112,7 @@ def build_step(
     device, count, cluster = load_fleet(on)
     for name in filter(None, (weights, experts, kv)):
         load_format(name)
-    chosen = parse_plan(plan, Formats(weights=weights, experts=experts, kv=kv))
+    chosen = parse_plan(plan, Formats.for_model(spec, weights, experts, kv))
     if not plan and count > 1:
         chosen = evolve(chosen, tensor=count)
     step = StepModel(
@@ -141,7 +142,7 @@ def _print(result: Explanation, question: Question) -> None:
     f = plan.formats
     out.print(
         f"[bold]{step.model.name}[/] on [bold]{device.name}[/] ({plan.describe()}), "
-        f"{question.phase} at context {question.context:,}; weights {f.weights}, cache {f.kv}; "
+        f"{question.phase} at context {question.context:,}; weights {f.stored}, cache {f.kv}; "
         f"engine {step.engine.id.removeprefix('engine-')}"
     )
     out.print(

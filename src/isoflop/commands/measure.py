@@ -14,7 +14,7 @@ def measure(
     *,
     on: str,
     plan: str = "",
-    weights: str = "bf16",
+    weights: str = "",
     kv: str = "bf16",
     engine: str = "vllm",
     max_sequences: int = 256,
@@ -37,7 +37,7 @@ def measure(
     plan
         Parallel plan of the run.
     weights
-        Number format of the weights.
+        Number format of the weights; default: as published where that is below 16 bits, else bf16.
     kv
         Number format of the cache.
     engine

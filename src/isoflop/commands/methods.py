@@ -40,7 +40,7 @@ def run(
     *,
     on: str,
     plan: str = "",
-    weights: str = "bf16",
+    weights: str = "",
     kv: str = "bf16",
     engine: str = "default",
     option: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
@@ -59,7 +59,7 @@ def run(
     plan
         Parallel plan; default: tensor parallel over the fleet.
     weights
-        Number format of the weights.
+        Number format of the weights; default: as published where that is below 16 bits, else bf16.
     kv
         Number format of the cache.
     engine
@@ -79,10 +79,10 @@ def run(
     method = find_method(name)
     given = parse_options(option)
     device, count, cluster = load_fleet(on)
-    formats = Formats(weights=weights, kv=kv)
+    spec = load_model(model)
+    formats = Formats.for_model(spec, weights, kv=kv)
     chosen = parse_plan(plan, formats) if plan else Plan(tensor=count, formats=formats)
     # Fit is not asked for: hybrid methods are for models that do not.
-    spec = load_model(model)
     chosen.check(spec)
     step = StepModel(model=spec, plan=chosen, device=device, cluster=cluster,
                      engine=load_engine(engine))  # fmt: skip

@@ -21,7 +21,7 @@ def simulate(
     on: str,
     traffic: Traffic = DEFAULT_TRAFFIC,
     plan: str = "",
-    weights: str = "bf16",
+    weights: str = "",
     experts: str = "",
     kv: str = "bf16",
     engine: str = "vllm",
@@ -60,7 +60,8 @@ def simulate(
     plan
         Parallel plan such as tp8,ep8; default: tensor parallel over the devices.
     weights
-        Number format of the linear layers.
+        Number format of the linear layers; default: as published where that is below 16 bits,
+        else bf16.
     experts
         Number format of routed experts; default: as weights.
     kv

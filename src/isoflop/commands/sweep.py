@@ -18,7 +18,7 @@ def sweep(
     max_tokens: str = "8192",
     policy: str = "vllm",
     plan: str = "",
-    weights: str = "bf16",
+    weights: str = "",
     kv: str = "bf16",
     engine: str = "vllm",
     traffic: str = "",
@@ -51,7 +51,7 @@ def sweep(
     plan
         Parallel plans, separated by semicolons: tp2;tp4;tp8.
     weights
-        Weight formats, comma-separated.
+        Weight formats, comma-separated; default: as published below 16 bits, else bf16.
     kv
         Cache formats, comma-separated.
     engine
@@ -83,7 +83,7 @@ def sweep(
         "max_sequences": _numbers(max_sequences, int, "max-sequences"),
         "max_tokens": _numbers(max_tokens, int, "max-tokens"),
         "policy": _words(policy, ","), "plan": _words(plan, ";") or [""],
-        "weights": _words(weights, ","), "kv": _words(kv, ","),
+        "weights": _words(weights, ",") or [""], "kv": _words(kv, ","),
     }  # fmt: skip
     base = {"model": model, "on": on, "engine": engine, "traffic": traffic, "requests": requests,
             "prompt": prompt, "output": output}  # fmt: skip

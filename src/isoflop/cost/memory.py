@@ -231,7 +231,7 @@ def require_fit(model: ModelSpec, device: Accelerator, use: MemoryUse, plan: Pla
     raise DoesNotFit(
         f"{model.name} does not fit {device.name} with {plan.describe()}: one device needs "
         f"{show_bytes(needed)} ({show_bytes(use.weights_bytes)} of it weights in "
-        f"{plan.formats.weights}) and an engine can use {show_bytes(use.usable_bytes)} of its "
+        f"{plan.formats.stored}) and an engine can use {show_bytes(use.usable_bytes)} of its "
         f"{show_bytes(use.capacity_bytes)}. Spread it over about {ranks} devices (--plan tp...) "
         "or choose a narrower weight format (--weights).",
         needed_bytes=needed,

@@ -114,7 +114,7 @@ class Candidate:
         split = f" ({self.prefills} prefill, {self.decodes} decode)" if self.prefills else ""
         return (
             f"{self.replicas} x {self.step.plan.describe()}{split} on {self.devices} "
-            f"{self.step.device.id}, weights {f.weights}, cache {f.kv}{share}, "
+            f"{self.step.device.id}, weights {f.stored}, cache {f.kv}{share}, "
             f"{self.max_sequences} sequences, {self.max_tokens} tokens per step"
         )
 
@@ -167,13 +167,19 @@ def _checked(model: ModelSpec, plan: Plan) -> Iterator[Plan | Rejected]:
 
 
 def formats_for(
-    device: Accelerator, weights: Sequence[str], caches: Sequence[str]
+    model: ModelSpec, device: Accelerator, weights: Sequence[str], caches: Sequence[str]
 ) -> list[Formats]:
-    """Weight and cache formats to try; only those the device has units for where none is asked."""
+    """Weight and cache formats to try.
+
+    Where none is asked: the published format if it is narrower than 16 bits, else bf16 and what
+    the device has units for.
+    """
     rates = device.rates.dense_flop_per_s
-    chosen = list(weights) or ["bf16", *(["fp8"] if "fp8" in rates else [])]
-    kept = list(caches) or ["bf16", *(["fp8"] if "fp8" in rates else [])]
-    return [Formats(weights=w, kv=k) for w in chosen for k in kept]
+    native = ["bf16", *(["fp8"] if "fp8" in rates else [])]
+    narrow = Formats.for_model(model) != Formats()
+    chosen = list(weights) or ([""] if narrow else native)
+    kept = list(caches) or native
+    return [Formats.for_model(model, w, kv=k) for w in chosen for k in kept]
 
 
 def evaluate(
@@ -185,7 +191,7 @@ def evaluate(
     `split` also tries prompts and decoding on instances of their own.
     """
     step = StepModel(model=model, plan=plan, device=device, cluster=cluster, engine=engine)
-    what = f"{plan.describe()}, weights {plan.formats.weights}, cache {plan.formats.kv}"
+    what = f"{plan.describe()}, weights {plan.formats.stored}, cache {plan.formats.kv}"
     policy = MemoryPolicy()
     use = memory_use(model, plan, device, step.operators, sequences=0, context=0, policy=policy)
     if use.usable_bytes <= use.total_bytes:
@@ -407,7 +413,7 @@ def enumerate_candidates(
     for device, count, cluster in fleets:
         node = cluster.devices_per_node if cluster else max(8, device.links.scale_up_domain)
         made: list[Formats] = []
-        for f in formats_for(device, weights, caches):
+        for f in formats_for(model, device, weights, caches):
             try:
                 device.matrix_rate(f.of("weights"))
                 made.append(f)

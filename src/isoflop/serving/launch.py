@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..plans import Formats
 from .candidates import Candidate
 
 
@@ -45,6 +46,12 @@ def _narrow(fmt: str) -> bool:
     return fmt.startswith("fp8")
 
 
+def _requantized(c: Candidate) -> bool:
+    """Whether the engine narrows the weights on load: a checkpoint published so needs no flag."""
+    f, published = c.step.plan.formats, Formats.for_model(c.step.model)
+    return _narrow(f.weights) and f.weights != published.weights
+
+
 def _utilization(c: Candidate) -> float:
     return round(0.9 / c.share, 2)
 
@@ -58,7 +65,7 @@ def _vllm(c: Candidate, longest: int) -> str:
         parts.append(f"--pipeline-parallel-size {p.pipeline}")
     if p.expert > 1:
         parts.append("--enable-expert-parallel")
-    if _narrow(f.weights):
+    if _requantized(c):
         parts.append("--quantization fp8")
     if _narrow(f.kv):
         parts.append("--kv-cache-dtype fp8")
@@ -79,7 +86,7 @@ def _sglang(c: Candidate, longest: int) -> str:
         parts.append(f"--ep {p.expert}")
     if p.pipeline > 1:
         parts.append(f"--pp {p.pipeline}")
-    if _narrow(f.weights):
+    if _requantized(c):
         parts.append("--quantization fp8")
     if _narrow(f.kv):
         parts.append("--kv-cache-dtype fp8_e4m3")

@@ -47,7 +47,7 @@ class Confirmed:
         return {
             "configuration": c.describe(), "device": c.step.device.id, "devices": c.devices,
             "replicas": c.replicas, "prefill_replicas": c.prefills, "plan": c.step.plan.describe(),
-            "weights": c.step.plan.formats.weights, "kv": c.step.plan.formats.kv,
+            "weights": c.step.plan.formats.stored, "kv": c.step.plan.formats.kv,
             "max_sequences": c.max_sequences, "max_tokens": c.max_tokens, "share": c.share,
             "usd_per_hour": c.usd_per_hour if c.step.device.price else None,
             "usd_per_million_output_tokens": s["usd_per_million_output_tokens"],

@@ -39,9 +39,9 @@ def run_point(base: Setting, point: Setting) -> dict[str, Any]:
     s = {**base, **point}
     try:
         device, count, cluster = load_fleet(s["on"])
-        formats = Formats(weights=s["weights"], kv=s["kv"])
-        plan = parse_plan(s["plan"], formats) if s["plan"] else Plan(tensor=count, formats=formats)
         model = load_model(s["model"])
+        formats = Formats.for_model(model, s["weights"], kv=s["kv"])
+        plan = parse_plan(s["plan"], formats) if s["plan"] else Plan(tensor=count, formats=formats)
         plan.check(model)
         step = StepModel(model=model, plan=plan, device=device, cluster=cluster,
                          engine=load_engine(s["engine"]))  # fmt: skip
