@@ -18,13 +18,15 @@ import numpy as np
 
 from isoflop.cost.features import Batch
 from isoflop.cost.kernels.gemm import gemm_time_s
-from isoflop.cost.power import power_watts, step_load
+from isoflop.cost.power import power_watts, settled, step_load
 from isoflop.cost.step import StepModel
 from isoflop.hardware import load_accelerator
 from isoflop.models import load_model
 from isoflop.plans import Plan
 
 DATA = Path(__file__).resolve().parent / "data"
+HIGHEST_HZ = 1.98e9
+"""Clock of both cards under light load."""
 DEVICES = {"h200": "h200-2026-11-27", "h100-sxm": "h100-2026-11-27"}
 
 
@@ -47,9 +49,22 @@ def show(device: str, what: str, predicted: Iterable[float], measured: Iterable[
     """One line: errors and the error of the best constant."""
     p, m = np.array(list(predicted)), np.array(list(measured))
     off, flat = p / m - 1, np.abs(np.median(m) / m - 1)
-    print(f"measured {device:13s} {what:24s} {len(m):3d} rows: "
+    print(f"measured {device:13s} {what:25s} {len(m):3d} rows: "
           f"median {np.median(np.abs(off)):5.1%}, mean {np.abs(off).mean():5.1%}, "
           f"bias {np.median(off):+5.1%}; one constant {flat.mean():.0%}")  # fmt: skip
+
+
+def runs(device: str, what: str, step: StepModel, found: list[dict[str, Any]]) -> None:
+    """Steps over and over: at the clock where power settles, and as if each were a short run."""
+    seconds = [r["seconds"] for r in found]
+    held = [settled(step, batch_of(r), busy=r["busy"]) for r in found]
+    show(device, f"{what} steps", [float(s.step_s(batch_of(r))) for s, r in zip(held, found)],
+         seconds)  # fmt: skip
+    show(device, f"{what} steps, full clock", [float(step.step_s(batch_of(r))) for r in found],
+         seconds)  # fmt: skip
+    timed = [(s.clock or 1.0, r["clock_hz"] / HIGHEST_HZ)
+             for s, r in zip(held, found) if r["clock_hz"]]  # fmt: skip
+    show(device, f"{what} steps, clock", *zip(*timed))
 
 
 def shared(device: str, name: str, step: StepModel) -> None:
@@ -79,9 +94,9 @@ def main() -> None:
                             rate_flop_per_s=rate)  # fmt: skip
         show(device, "bf16 products", times, [r["seconds"] for r in found])
         for suite in ("decode", "prompt"):
-            found = [r for r in rows(name, suite) if not r["gap_s"]]
-            show(device, f"{suite} steps", [float(step.step_s(batch_of(r))) for r in found],
-                 [r["seconds"] for r in found])  # fmt: skip
+            runs(device, suite, step, [r for r in rows(name, suite) if not r["gap_s"]])
+        runs(device, "paused", step, [r for s in ("decode", "prompt") for r in rows(name, s)
+                                      if r["gap_s"]])  # fmt: skip
         found = rows(name, "decode") + rows(name, "prompt")
         watts = [float(power_watts(step.device, step_load(step, batch_of(r),
                                                           r["seconds"] / r["busy"])))

@@ -1,6 +1,7 @@
 """Fit the kernel models of each measured device family (GEMM: `calibrate_gemm.py`).
 
     python tools/calibrate_kernels.py --data ../shared/data [--family hopper]
+    python tools/calibrate_kernels.py --data ../shared/data --family ada --left-out --only moe.bf16
 
 Reads the measured kernel tables of ai-dynamo/aiconfigurator (Apache-2.0, commit 095f58a5). Two
 shapes in five, chosen by a hash of the shape, are held out and only reported on; the error on a
@@ -44,6 +45,8 @@ LIBRARY = {"hopper": "fa3", "ampere": "fa2", "ada": "fa2"}
 """Attention library that the engine runs, as the tables name it."""
 SAMPLE = 4000
 """Rows per device and kernel: enough for a dozen parameters, and the fit stays in minutes."""
+LEFT_OUT_MODELS = 40
+"""Expert shapes per device that a left-out fit of experts uses: all of them take over an hour."""
 RATES = {"bf16": "bf16", "fp8": "fp8", "fp8-block": "fp8", "int4": "bf16", "mxfp4": "bf16"}
 WEIGHT_BYTES = {"bf16": 2.0, "fp8": 1.0, "fp8-block": 1.0, "int4": 0.53, "mxfp4": 0.53}
 NAMES = {
@@ -309,6 +312,7 @@ MOE_KEYS = [
     "moe_ep_size",
     "distribution",
 ]
+MOE_SHAPE = [k for k in MOE_KEYS if k != "num_tokens"]
 
 
 def moe(data: Path, family: dict, kind: str) -> Problem:
@@ -471,6 +475,47 @@ def left_out(name: str, key: str, make: Callable[[dict], Problem]) -> Problem | 
     return make(devices)
 
 
+def thinned(problem: Problem, models: int = LEFT_OUT_MODELS) -> Problem:
+    """Experts' tables with the rows of `models` expert shapes per device, drawn at random.
+
+    The time of an evaluation goes with the distinct shapes, so whole ones are kept.
+    """
+    rng = np.random.default_rng(7)
+    kept = {}
+    for d, c in problem.data.items():
+        _, shape = np.unique(np.stack([c[k] for k in MOE_SHAPE]), axis=1, return_inverse=True)
+        shape = shape.reshape(-1)
+        count = int(shape.max()) + 1
+        mask = np.isin(shape, rng.choice(count, min(models, count), replace=False))
+        kept[d] = {k: v[mask] for k, v in c.items()}
+    return Problem(kept, problem.predict, problem.build, problem.start, problem.low,
+                   problem.high, MOE_KEYS, problem.scale)  # fmt: skip
+
+
+def left_out_experts(data: Path, name: str, only: list[str]) -> str:
+    """The calibration file with the left-out error of experts tables set, parameters untouched.
+
+    Every row held out of the family's own fit is predicted with parameters fitted on a sample of
+    the other families' expert shapes.
+    """
+    path = OUT / f"kernels-{name}.toml"
+    text = path.read_text()
+    for key, make in problems(data, name).items():
+        if not key.startswith("moe.") or (only and key not in only):
+            continue
+        others_ = left_out(name, key, make)
+        if others_ is None:
+            continue
+        own, few = make(FAMILIES[name]), thinned(others_)
+        x = few.solve(list(few.data))
+        error = max(float(np.median(np.abs(np.expm1(own.errors(x, d, own.held[d])))))
+                    for d in own.data)  # fmt: skip
+        print(f"  {key:22s} left out {error:.1%}, fitted on {', '.join(few.data)}", flush=True)
+        table = rf'(?ms)(^\[quality\."{re.escape(key)}"\]\n.*?^left_out_error = )\S+'
+        text = re.sub(table, lambda m, error=error: f"{m.group(1)}{error:.4g}", text)
+    return text
+
+
 def calibrate(data: Path, name: str, only: list[str]) -> str:
     """The text of a family's calibration file, all of it or with some tables fitted anew."""
     family, path = FAMILIES[name], OUT / f"kernels-{name}.toml"
@@ -511,10 +556,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--family", choices=list(FAMILIES), nargs="*", default=list(FAMILIES))
     parser.add_argument("--only", nargs="*", default=[], help="tables, as prefill or moe.bf16")
+    parser.add_argument("--left-out", action="store_true",
+                        help="only the error of experts on a device alone in its family")  # fmt: skip
     arguments = parser.parse_args()
     for name in arguments.family:
         print(name)
-        text = calibrate(arguments.data, name, arguments.only)
+        make = left_out_experts if arguments.left_out else calibrate
+        text = make(arguments.data, name, arguments.only)
         (OUT / f"kernels-{name}.toml").write_text(text)
 
 

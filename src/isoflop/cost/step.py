@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-from attrs import define, field
+from attrs import define, evolve, field
 
 from ..hardware import Accelerator, Cluster
 from ..models import ModelSpec
@@ -41,6 +41,9 @@ class StepModel:
     overlap : float
         Share of the shorter of communication and computation that runs beside the other, 0 to 1:
         0 is an engine that waits for every collective, 1 hides all it can.
+    clock : float or None
+        Share of the highest clock that the devices hold; None: a short run or a light load. See
+        `power.settled`.
     """
 
     model: ModelSpec
@@ -49,6 +52,14 @@ class StepModel:
     cluster: Cluster | None = None
     engine: Engine = field(factory=lambda: load_engine("default"))
     overlap: float = 0.0
+    clock: float | None = None
+
+    def at(self, clock: float | None) -> StepModel:
+        """The same instance with its devices at a share of their clock."""
+        other = evolve(self, clock=clock)
+        known = {k: v for k, v in vars(self).items() if k in ("operators", "matrix", "peaks")}
+        vars(other).update(known)
+        return other
 
     @cached_property
     def operators(self) -> list[Operator]:
@@ -63,7 +74,9 @@ class StepModel:
     @cached_property
     def timer(self) -> KernelTimer:
         """Calibrated kernel times on this device."""
-        return KernelTimer(device=self.device, cluster=self.cluster, plan=self.plan)
+        return KernelTimer(
+            device=self.device, cluster=self.cluster, plan=self.plan, clock=self.clock
+        )
 
     @cached_property
     def peaks(self) -> Peaks:

@@ -26,7 +26,7 @@ from .collectives import (
 )  # fmt: skip
 from .features import Array, Batch
 from .kernels import DeviceShape
-from .kernels.attention import decode_time_s, prefill_time_s
+from .kernels.attention import PrefillParameters, decode_time_s, prefill_time_s
 from .kernels.calibration import KernelCalibration, load_kernels
 from .kernels.gemm import GemmParameters, gemm_time_s
 from .kernels.moe import MoeParameters, moe_time_s
@@ -60,11 +60,16 @@ LEAST_VOLTAGE_POWER = 0.4
 """Share of full-clock power below which voltage falls no further, so clock goes as power."""
 
 
+def clock_gain(device: Accelerator) -> float:
+    """Highest clock over the one at which the datasheet's rates hold."""
+    return (device.compute.load_clock_hz or device.compute.clock_hz) / device.compute.clock_hz
+
+
 def sustained_share(device: Accelerator, joules_per_flop: float) -> float:
     """Share of the 16-bit rate that the board's power and its highest clock allow."""
     rate = device.rates.dense_flop_per_s.get("bf16", 0.0)
     power = device.power
-    clock = (device.compute.load_clock_hz or device.compute.clock_hz) / device.compute.clock_hz
+    clock = clock_gain(device)
     if rate <= 0 or power.board_watts <= power.idle_watts:
         return clock
     given = (power.board_watts - power.idle_watts) / (joules_per_flop * rate)
@@ -88,12 +93,17 @@ class KernelTimer:
         Network tiers; None uses the device's own links.
     captured : bool
         Whether the engine replays captured graphs and brings its own all-reduce.
+    clock : float or None
+        Share of its highest clock that the device holds all along, because its board's power is
+        spent; None: a short run or a light load, in which only long kernels slow down, as they
+        did in the benchmarks behind the fit. See `power.settled_clock`.
     """
 
     device: Accelerator
     plan: Plan
     cluster: Cluster | None = None
     captured: bool = True
+    clock: float | None = None
     stream: StreamParameters = field(factory=StreamParameters)
 
     @cached_property
@@ -110,7 +120,7 @@ class KernelTimer:
         """The device as kernels see it."""
         shape = DeviceShape.of(self.device)
         return evolve(
-            shape, bf16_flop_per_s=shape.bf16_flop_per_s * self.headroom,
+            shape, clock_hz=shape.clock_hz * (self.clock or 1.0), bf16_flop_per_s=shape.bf16_flop_per_s * self.headroom,
             bandwidth_bytes_per_s=shape.bandwidth_bytes_per_s * self._streaming,
         )  # fmt: skip
 
@@ -119,15 +129,24 @@ class KernelTimer:
         """Sustained share of the dense rate, over that of the device its family was fitted on.
 
         Dense products run into the board's power limit; see `sustained_share`. The fitted
-        parameters hold this for their own device.
+        parameters hold this for their own device. At a given clock, which says what power allows,
+        only the highest clocks of the two are compared.
         """
+        held = 1.0 if self.clock is None else self.clock
         joules = JOULES_PER_FLOP.get(self.device.family)
         if joules is None or self.label() == "interpolated" or not self.calibration.devices:
-            return 1.0
+            return held
         fitted = load_accelerator(self.calibration.devices[0])
         if fitted.family != self.device.family:
-            return 1.0
+            return held
+        if self.clock is not None:
+            return held * clock_gain(self.device) / clock_gain(fitted)
         return sustained_share(self.device, joules) / sustained_share(fitted, joules)
+
+    @cached_property
+    def _burst(self) -> KernelTimer:
+        """The same device in a short run."""
+        return evolve(self, clock=None)
 
     @cached_property
     def _streaming(self) -> float:
@@ -153,6 +172,11 @@ class KernelTimer:
 
     def seconds(self, op: Operator, batch: Batch) -> Array:
         """Seconds of one launch of `op`; shape batch.shape, zero where it has no work."""
+        own = self._held(op, batch)
+        return own if self.clock is None else np.maximum(own, self._burst.seconds(op, batch))
+
+    def _held(self, op: Operator, batch: Batch) -> Array:
+        """`seconds` at the clock alone."""
         method = {
             "gemm": self._gemm, "prefill": self._prefill, "mla_prefill": self._prefill,
             "decode": self._decode, "mla_decode": self._decode, "moe": self._moe,
@@ -164,8 +188,13 @@ class KernelTimer:
         """`seconds` of several operators at once, shape (operators, *batch.shape).
 
         Matrix products of one operand class are priced as one array, equal ones once; so are
-        elementwise kernels.
+        elementwise kernels. No kernel is faster at a lower clock than in a short run.
         """
+        own = self.held(ops, batch)
+        return own if self.clock is None else np.maximum(own, self._burst.stacked(ops, batch))
+
+    def held(self, ops: Sequence[Operator], batch: Batch) -> Array:
+        """`stacked` at the clock alone: linear in 1 / clock but for what the memory bounds."""
         out = np.zeros((len(ops), *batch.shape))
         products: dict[tuple[str, str], list[int]] = {}
         streams: dict[str, list[int]] = {}
@@ -176,7 +205,7 @@ class KernelTimer:
             elif op.kind in ("stream", "scan"):
                 streams.setdefault(op.rate.id if op.rate else "", []).append(i)
             else:
-                out[i] = self.seconds(op, batch)
+                out[i] = self._held(op, batch)
         for places in products.values():
             self._stack_products(ops, places, batch, out)
         for places in streams.values():
@@ -270,6 +299,8 @@ class KernelTimer:
         if not fmt.scales:
             classes = {k: v for k, v in classes.items() if k != "fp8-block"}
         p: GemmParameters = self._parameters(classes, fmt, name)
+        if self.clock is not None:
+            p = evolve(p, throttle=0.0)
         matched = name in ("fp8", "fp4", "fp6", "int8")
         return gemm_time_s(
             p, self.shape, m, n, k, rate_flop_per_s=rate,
@@ -282,7 +313,7 @@ class KernelTimer:
         assert isinstance(shape, AttentionShape)
         share = shape.token_share
         return shape.work * prefill_time_s(
-            self.calibration.prefill, self.shape, batch=batch.prefill_sequences,
+            self._prompt_parameters, self.shape, batch=batch.prefill_sequences,
             queries=batch.prefill_tokens * share, prior=batch.prefill_prior * share,
             heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim,
             v_head_dim=shape.v_head_dim, window=shape.window, causal=shape.causal,
@@ -302,6 +333,11 @@ class KernelTimer:
             kv_heads=shape.kv_heads, head_dim=shape.head_dim, v_head_dim=values,
             window=shape.window, kv_bytes_per_value=self._kv_bytes,
         )  # fmt: skip
+
+    @cached_property
+    def _prompt_parameters(self) -> PrefillParameters:
+        p = self.calibration.prefill
+        return p if self.clock is None else evolve(p, throttle=0.0)
 
     @cached_property
     def _kv_bytes(self) -> float:

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from ...cost.features import Batch
-from ...cost.power import CLOCK_POWER, at_clock, compute_share, power_watts, step_load
+from ...cost.power import at_clock, compute_share, power_watts, step_load
 from ...cost.step import StepModel
 from ...errors import InvalidInput
 from ..method import Method, MethodReport
@@ -88,7 +88,7 @@ def _slower(step: StepModel, batch: Batch, clock: float) -> float:
 def _watts(step: StepModel, batch: Batch, clock: float) -> float:
     """Board power of a step at a share of the clock."""
     seconds = float(step.step_s(batch)) * _slower(step, batch, clock)
-    load = at_clock(step_load(step, batch, seconds), clock, CLOCK_POWER)
+    load = at_clock(step_load(step, batch, seconds), clock)
     return float(power_watts(step.device, load))
 
 

@@ -18,8 +18,6 @@ from ..server import Server
 from ..simulate import simulate
 from ..traffic.generate import Lengths, open_loop
 
-CLOCK_POWER = 2.0
-"""Exponent of dynamic power in the clock, as in `power_cap`."""
 LEAST_SAMPLE_S = 1.0
 """Spacing of the row's power readings."""
 SERIES = 12
@@ -145,7 +143,7 @@ def _step_levels(
     share = np.where(bound, times, 0.0).sum(axis=0) / times.sum(axis=0)
     pace = 1.0 - share + share / clock
     seconds = step.step_s(batch) * pace
-    load = at_clock(step_load(step, batch, seconds), clock, CLOCK_POWER)
+    load = at_clock(step_load(step, batch, seconds), clock)
     return power_watts(step.device, load), pace
 
 
