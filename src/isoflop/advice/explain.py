@@ -10,7 +10,7 @@ from attrs import evolve, field, frozen
 from ..cost.features import Batch
 from ..cost.matrix import roofline_s
 from ..cost.memory import MemoryPolicy, MemoryUse, largest_batch, largest_context, memory_use
-from ..cost.power import power_watts, step_load
+from ..cost.power import at_clock, power_watts, settled, step_load
 from ..cost.step import StepModel
 from ..errors import InvalidInput
 from ..plans import Phase
@@ -31,8 +31,13 @@ class Question:
         Sequences whose operators are listed one by one.
     context : int
         Cached tokens per sequence (decode) or prompt tokens (prefill, train).
+    prior : int
+        Cached tokens before the prompt's (a chunk with a prefix); prefill only.
     batches : tuple of int
         Sequences of the sweep.
+    sustained : bool
+        Whether the steps follow each other for seconds, so that clocks settle at the board's
+        power limit; False: a short run at full clocks.
     """
 
     phase: Phase = "decode"
@@ -40,11 +45,19 @@ class Question:
     context: int = 2048
     prior: int = 0
     batches: tuple[int, ...] = BATCHES
+    sustained: bool = False
 
     def __attrs_post_init__(self) -> None:
         for name in ("batch", "context"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"The {name} is {getattr(self, name)}; it must be at least 1.")
+        if self.prior < 0:
+            raise InvalidInput(f"The prior is {self.prior}; cached tokens are at least 0.")
+        if self.prior and self.phase != "prefill":
+            raise InvalidInput(
+                f"{self.prior} prior tokens were given for the {self.phase} phase; they come "
+                "before a prompt's chunk, so use --phase prefill."
+            )
 
     def steps(self, sequences: Any) -> Batch:
         """The batch features of a step of `sequences` sequences."""
@@ -66,6 +79,9 @@ class Explanation:
 
     Attributes
     ----------
+    clocks : dict
+        Seconds of the step at the question's batch in a short run and over and over, and the
+        share of its highest clock that the device then holds.
     regimes : list of dict
         One per batch of the sweep: seconds, interval, bound, shares, distance to the limit.
     operators : list of dict
@@ -76,6 +92,7 @@ class Explanation:
 
     step: StepModel
     question: Question
+    clocks: dict[str, Any]
     regimes: list[dict[str, Any]]
     operators: list[dict[str, Any]]
     memory: MemoryUse
@@ -100,6 +117,7 @@ class Explanation:
             "context": self.question.context,
             "engine": s.engine.id,
             "label": s.label(),
+            "clocks": self.clocks,
             "regimes": self.regimes,
             "operators": self.operators,
             "memory": self.memory.rows(),
@@ -123,11 +141,13 @@ def explain(step: StepModel, question: Question) -> Explanation:
         context=context,
     )
     fits = largest_batch(step.model, step.plan, step.device, operators, context) * step.plan.data
+    clocks, held_step = _clocks(step, question)
     answer = Explanation(
-        step=step,
+        step=held_step,
         question=question,
+        clocks=clocks,
         regimes=_regimes(step, question, fits),
-        operators=operator_rows(step, question),
+        operators=operator_rows(held_step, question),
         memory=held,
         largest_batch=fits,
         largest_context=largest_context(
@@ -135,7 +155,22 @@ def explain(step: StepModel, question: Question) -> Explanation:
         ),
         crossover=crossover_batch(step, question),
     )
-    return evolve(answer, findings=rank_findings(step, question.steps, question.batch, context))
+    findings = rank_findings(held_step, question.steps, question.batch, context)
+    return evolve(answer, findings=findings)
+
+
+def _clocks(step: StepModel, question: Question) -> tuple[dict[str, Any], StepModel]:
+    """A short run beside a long one at the question's batch, and the instance asked about."""
+    batch = question.steps(question.batch / (step.plan.data * step.plan.pipeline))
+    long = settled(step, batch)
+    clocks = {
+        "held": "sustained" if question.sustained else "burst",
+        "sustained_clock": long.clock or 1.0,
+        "burst_s": float(step.step_s(batch)),
+        "sustained_s": float(long.step_s(batch)),
+        "board_watts": step.device.power.board_watts,
+    }
+    return clocks, long if question.sustained else step
 
 
 def shares(step: StepModel, batch: Batch) -> dict[str, Any]:
@@ -149,13 +184,25 @@ def shares(step: StepModel, batch: Batch) -> dict[str, Any]:
     parts = roofline_s(step.matrix, step.peaks, batch)
     ideal = np.stack([parts[b] for b in BOUNDS[:3]])
     which = np.argmax(ideal, axis=0)
-    which = np.where(ideal.max(axis=0) < times / 3.0, 3, which)
+    which = np.where(ideal.max(axis=0) < times * (step.clock or 1.0) / 3.0, 3, which)
     out = {b: np.where(which == i, times, 0.0).sum(axis=0) for i, b in enumerate(BOUNDS)}
     out["overhead"] = out["overhead"] + step.overhead_s(batch)
     return out
 
 
 def _regimes(step: StepModel, question: Question, fits: int) -> list[dict[str, Any]]:
+    """One record per batch; in a long run each batch settles at a clock of its own."""
+    if not question.sustained:
+        return _regimes_at(step, question, fits)
+    ranks = step.plan.data * step.plan.pipeline
+    return [
+        row for b in question.batches
+        for row in _regimes_at(settled(step, question.steps(b / ranks)),
+                               evolve(question, batches=(b,)), fits)
+    ]  # fmt: skip
+
+
+def _regimes_at(step: StepModel, question: Question, fits: int) -> list[dict[str, Any]]:
     n = np.array(question.batches, float)
     batch = question.steps(n / (step.plan.data * step.plan.pipeline))
     interval = step.interval(batch)
@@ -163,7 +210,9 @@ def _regimes(step: StepModel, question: Question, fits: int) -> list[dict[str, A
     flop = step.matrix.total("flop", batch)
     moved = step.matrix.total("read", batch) + step.matrix.total("written", batch)
     tokens = n * (1.0 if question.phase == "decode" else question.context)
-    watts = power_watts(step.device, step_load(step, batch, interval.seconds))
+    clock = step.clock or 1.0
+    load = at_clock(step_load(step, batch, interval.seconds), clock)
+    watts = power_watts(step.device, load)
     price = step.device.price.on_demand_usd_per_hour if step.device.price else None
     rows = []
     for i, b in enumerate(question.batches):
@@ -175,6 +224,7 @@ def _regimes(step: StepModel, question: Question, fits: int) -> list[dict[str, A
                 "batch": b,
                 "fits": b <= fits,
                 "step_s": seconds,
+                "clock": clock,
                 "low_s": float(interval.low_s[i]),
                 "high_s": float(interval.high_s[i]),
                 "ideal_s": float(ideal[i]),
@@ -182,7 +232,7 @@ def _regimes(step: StepModel, question: Question, fits: int) -> list[dict[str, A
                 "bound": max(part, key=part.__getitem__),
                 "shares": part,
                 "tokens_per_s": float(tokens[i]) / seconds,
-                "flop_utilization": float(flop[i]) / seconds / step.timer.shape.bf16_flop_per_s,
+                "flop_utilization": float(flop[i]) / seconds / step.at(None).timer.shape.bf16_flop_per_s,
                 "bandwidth_utilization": float(moved[i])
                 / seconds
                 / step.device.memory.bandwidth_bytes_per_s,
@@ -209,7 +259,7 @@ def operator_rows(step: StepModel, question: Question) -> list[dict[str, Any]]:
             continue
         ideal = {b: float(parts[b][i]) for b in BOUNDS[:3]}
         bound = max(ideal, key=ideal.__getitem__)
-        if ideal[bound] < seconds / 3.0:
+        if ideal[bound] < seconds * (step.clock or 1.0) / 3.0:
             bound = "overhead"
         rows.append(
             {

@@ -18,7 +18,9 @@ def explain(
     on: str,
     batch: int | None = None,
     context: int = 2048,
-    phase: Literal["decode", "prefill"] = "decode",
+    phase: Literal["decode", "prefill", "train"] = "decode",
+    prior: int = 0,
+    clocks: Literal["burst", "sustained"] = "burst",
     plan: str = "",
     weights: str = "",
     experts: str = "",
@@ -43,7 +45,12 @@ def explain(
     context
         Cached tokens per sequence (decode) or prompt tokens (prefill).
     phase
-        decode or prefill.
+        decode, prefill, or train (forward of a training step; its backward is in --show training).
+    prior
+        Cached tokens before the prompt's: a chunk with a prefix.
+    clocks
+        burst: a short run at full clocks; sustained: steps over and over, where the clock settles
+        at the board's power limit.
     plan
         Parallel plan such as tp8,ep8; default: tensor parallel over the fleet.
     weights
@@ -76,7 +83,8 @@ def explain(
         raise InvalidInput(f"--overlap is {overlap}; it is a share, from 0 to 1.")
     step = evolve(build_step(model, on, plan, weights, experts, kv, engine), overlap=overlap)
     chosen = _default_batch(step, context) if batch is None else batch
-    question = Question(phase=phase, batch=chosen, context=context)
+    question = Question(phase=phase, batch=chosen, context=context, prior=prior,
+                        sustained=clocks == "sustained")  # fmt: skip
     result = answer(step, question)
     if json:
         from ._output import print_json
@@ -171,6 +179,7 @@ def _print(result: Explanation, question: Question) -> None:
             f"* does not fit: the cache holds {result.largest_batch} sequences of this context."
         )
     out.print(_crossover_text(result))
+    out.print(_clock_text(result))
     at = "" if question.phase == "decode" else f" of {question.context} tokens"
     ops = [
         [o["operator"], show_flop(o["flop"]), _moved(o), f"{o['intensity']:.3g}",
@@ -192,6 +201,25 @@ def _print(result: Explanation, question: Question) -> None:
     found = [[f"{x.speedup:.2f}x", x.change, x.evidence] for x in result.findings]
     title = f"What would help most at batch {question.batch}"
     out.print(table(title, ["gain", "change", "because"], found, left=3, wrap=True))
+
+
+def _clock_text(result: Explanation) -> str:
+    """Whether times are of a short run or a long one, and what the other takes."""
+    from ..cost.timing import JOULES_PER_FLOP
+    from ..units import show_s
+
+    c = result.clocks
+    if result.step.device.family not in JOULES_PER_FLOP:
+        return "Clocks: full; what products draw on this family was not measured."
+    if c["sustained_clock"] >= 1.0:
+        return f"Clocks: full; over and over, a step stays within {c['board_watts']:.0f} W."
+    shown = {"burst": "a short run's, as above", "sustained": "a long run's, as above"}
+    burst, long = (f"{show_s(c[f'{k}_s'])}" for k in ("burst", "sustained"))
+    return (
+        f"Clocks: {shown[c['held']]}. Over and over, {c['board_watts']:.0f} W hold "
+        f"{c['sustained_clock']:.0%} of the clock: {long} a step at batch "
+        f"{result.question.batch} where a short run takes {burst}."
+    )
 
 
 def _moved(operator: dict[str, Any]) -> str:

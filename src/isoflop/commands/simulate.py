@@ -37,6 +37,7 @@ def simulate(
     replicas: int = 1,
     router: str = "round-robin",
     share: int = 1,
+    clocks: Literal["burst", "sustained"] = "burst",
     disaggregate: str = "",
     fail: str = "",
     drain: str = "",
@@ -91,6 +92,9 @@ def simulate(
         round-robin, random, least-loaded or prefix-aware.
     share
         Instances on each device, sharing its memory and bandwidth.
+    clocks
+        burst: full clocks; sustained: the load lasts, and clocks settle where its mean power meets
+        the boards' limit. Prefill instances of --disaggregate always settle.
     disaggregate
         Prefill and decode instances apart, as P:D, for example 2:1.
     fail
@@ -154,6 +158,7 @@ def simulate(
             report = run(
                 server, trace, replicas=replicas * share, router=router,
                 drop_long=traffic.drop_long, events=events, progress=progress,
+                sustained=clocks == "sustained",
             )  # fmt: skip
     promises = _promises(report, slo)
     if json:
@@ -176,6 +181,15 @@ def simulate(
         save(chart(report), plot)
         if not json:
             print(f"Chart written to {plot}.")
+
+
+def _clock_text(summary: dict[str, Any]) -> str:
+    """At which clock, where it is not the full one or would not last."""
+    if summary["held_clock"] < 1.0:
+        return f" at {summary['held_clock']:.0%} of the clock"
+    if summary["allowed_clock"] < 1.0:
+        return f" ({summary['allowed_clock']:.0%} of the clock if this lasts: --clocks sustained)"
+    return ""
 
 
 def _replica_names(on: str) -> list[str]:
@@ -260,7 +274,7 @@ def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]
         f"Cache: {s['cache_blocks']:,} pages, {s['cache_use']:.0%} used, {s['preemptions']:,} "
         f"preemptions, {s['prefix_hit_ratio']:.1%} of prompt tokens from cached prefixes"
         + (f" ({s['host_hit_ratio']:.1%} of units from host memory)" if s["host_hit_ratio"] else "")
-        + f". Power {s['watts_per_device']:,.0f} W per device, "
+        + f". Power {s['watts_per_device']:,.0f} W per device{_clock_text(s)}, "
         f"{s['joules_per_output_token']:.3g} J per output token"
         + (f", {price:.3g} USD per million output tokens." if price is not None else ".")
     )

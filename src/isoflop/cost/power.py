@@ -191,9 +191,12 @@ def settled_clock(
     Returns
     -------
     float
-        1 where full clocks stay within the limit; never below `LEAST_CLOCK`.
+        1 where full clocks stay within the limit, or where it is not known what the family's
+        products draw (`timing.JOULES_PER_FLOP`); never below `LEAST_CLOCK`.
     """
     p, device = load_power(), step.device
+    if device.family not in JOULES_PER_FLOP:
+        return 1.0
     weight = np.broadcast_to(np.asarray(counts, float), batch.shape)
     once = step_load(step, batch, np.ones(batch.shape))
     work, bytes_, cache = (float((np.asarray(v) * weight).sum())

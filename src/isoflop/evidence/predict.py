@@ -14,7 +14,7 @@ from ..cost.engines import load_engine
 from ..cost.features import Batch
 from ..cost.interval import Z90
 from ..cost.memory import MemoryPolicy, cache_bytes, memory_use
-from ..cost.power import Load, power_watts, step_load
+from ..cost.power import Load, power_watts, settled, step_load
 from ..cost.step import StepModel
 from ..errors import IsoflopError
 from ..hardware import Accelerator, load_accelerator
@@ -126,6 +126,8 @@ def _alone(step: StepModel, case: Case) -> float | None:
         batch = Batch(prefill_sequences=1.0, prefill_tokens=piece, prefill_prior=prompt / 2.0)
         return piece / float(step.step_s(batch))
     if case.mode == "prompts":
+        # Prompts one after another: the clock settles at the board's power limit.
+        step = settled(step, Batch(prefill_sequences=1.0, prefill_tokens=prompt))
         together = max(np.floor(step.engine.chunk_tokens / prompt), 1.0) * step.plan.data
         rate = together * prompt / float(step.prefill_s(np.array(together), np.array(prompt)))
         return rate / step.plan.devices * (case.replicas if "total" in case.metric else 1.0)

@@ -7,6 +7,8 @@ import time
 import numpy as np
 from attrs import evolve
 
+from ..cost.features import Batch
+from ..cost.power import settled
 from ..errors import InvalidInput
 from .report import Collected, ServingReport, make_report
 from .running import Running
@@ -23,7 +25,8 @@ def simulate_split(
 
     Requests go to the prefill instances in turn, and to the decode instances in the order in
     which their caches arrive. Decoding never slows prompts, so one pool is simulated after the
-    other.
+    other. Prompts one after another spend the board's power, so the prefill pool runs at the clock
+    that its share of busy time allows.
 
     Raises
     ------
@@ -41,12 +44,13 @@ def simulate_split(
     n = len(trace)
     first = np.zeros(n)
     pool, parts = [], []
+    prompting = _at_settled_clock(server, trace, prefills)
     for j in range(prefills):
         part = np.arange(j, n, prefills)
         if not len(part):
             continue
         mine = trace.take(part)
-        instance = _instance(server, mine)
+        instance = _instance(prompting, mine)
         instance.feed(evolve(mine, output_tokens=np.ones(len(part), np.int64)))
         instance.advance()
         first[part] = instance.requests.first[: len(part)]
@@ -79,9 +83,21 @@ def simulate_split(
     report = make_report(
         server, trace, collected, pool, replicas=prefills + decodes, dropped=dropped,
         wall_s=time.perf_counter() - began,
+        servers=[prompting] * len(parts) + [server] * (prefills + decodes - len(parts)),
     )  # fmt: skip
     return evolve(report, summary={**report.summary, "split": {"prefill": prefills,
                                                                 "decode": decodes}})  # fmt: skip
+
+
+def _at_settled_clock(server: Server, trace: Trace, prefills: int) -> Server:
+    """What a prefill instance is while the trace's prompts keep it busy."""
+    step, prompt = server.step, float(np.mean(trace.prompt_tokens))
+    chunk = Batch(prefill_sequences=1.0, prefill_tokens=min(prompt, float(server.max_tokens)))
+    each = float(step.prefill_s(np.array(float(step.plan.data)), np.array(prompt)))
+    span = float(trace.arrival_s[-1] - trace.arrival_s[0])
+    work = len(trace) * each / (step.plan.data * prefills)
+    held = settled(step, chunk, busy=min(1.0, work / max(span, 1e-12)))
+    return server if held.clock is None else evolve(server, step=held)
 
 
 def _instance(server: Server, trace: Trace) -> Running:

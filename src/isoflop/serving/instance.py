@@ -57,8 +57,9 @@ class InstanceTables:
     ) -> InstanceTables:
         """Tabulate what scenarios with these clients and lengths need."""
         bare = StepModel(
-            model=step.model, plan=step.plan, device=step.device, cluster=step.cluster, engine=BARE
-        )
+            model=step.model, plan=step.plan, device=step.device, cluster=step.cluster, engine=BARE,
+            clock=step.clock,
+        )  # fmt: skip
         decode = StepTable.build(
             bare, max_sequences=float(np.max(clients)),
             context=mean_context(prompt, output, output_cv), ratio=KNOT_RATIO,

@@ -9,7 +9,7 @@ import numpy as np
 from attrs import evolve, field, frozen
 
 from ..cost.features import Array, Batch
-from ..cost.power import Load, power_watts, step_load
+from ..cost.power import Load, at_clock, power_watts, settled_clock, step_load
 from .loop.records import (
     BATCH_S,
     BIN_LOW,
@@ -241,7 +241,19 @@ class _Group:
         return self.replicas / self.server.share * self.server.step.plan.devices
 
     def watts(self, span_s: float) -> float:
-        return _watts(self.server, self.mean, self.total, span_s * self.replicas)
+        return _watts(self.server, self.mean, self.busy(span_s))
+
+    def busy(self, span_s: float) -> float:
+        """Share of the devices' time in steps."""
+        device_s = max(span_s * self.replicas, 1e-12)
+        return min(1.0, self.total[BUSY] / device_s * self.server.share)
+
+    def clock(self, span_s: float) -> float:
+        """Share of the highest clock that the devices' power allows over the whole run."""
+        counts = self.mean.weight / np.maximum(self.mean.step_s, 1e-12)
+        return settled_clock(
+            self.server.step, self.mean.batch, counts=counts, busy=self.busy(span_s)
+        )
 
     @property
     def usd_per_hour(self) -> float | None:
@@ -292,6 +304,8 @@ def make_report(
         "prefix_hit_ratio": collected.hit_tokens / max(collected.prompt_tokens, 1.0),
         "unit_hit_ratio": count[UNIT_HITS] / max(count[UNIT_LOOKUPS], 1),
         "host_hit_ratio": count[HOST_HITS] / max(count[UNIT_LOOKUPS], 1),
+        "held_clock": min(g.server.step.clock or 1.0 for g in groups),
+        "allowed_clock": min(g.clock(span) for g in groups),
         "watts_per_device": watts, "joules_per_output_token": watts * devices / rate,
         "co2_grams_per_million_output_tokens":
             watts * devices / rate * 1e6 / JOULES_PER_KWH * CO2_GRAMS_PER_KWH,
@@ -365,10 +379,9 @@ def _bounds(server: Server, mean: _Mean) -> dict[str, float]:
     return shares
 
 
-def _watts(server: Server, mean: _Mean, total: dict[int, float], device_s: float) -> float:
+def _watts(server: Server, mean: _Mean, busy: float) -> float:
     """Mean board power: awake but idle outside steps, at the mean steps' load inside."""
     device = server.step.device
-    load = step_load(server.step, mean.batch, mean.step_s)
+    load = at_clock(step_load(server.step, mean.batch, mean.step_s), server.step.clock or 1.0)
     watts = float((mean.weight * power_watts(device, load)).sum())
-    busy = min(1.0, total[BUSY] / max(device_s, 1e-12) * server.share)
     return busy * watts + (1.0 - busy) * float(power_watts(device, Load(compute=0.0, memory=0.0)))
