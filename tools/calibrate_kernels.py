@@ -556,8 +556,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--family", choices=list(FAMILIES), nargs="*", default=list(FAMILIES))
     parser.add_argument("--only", nargs="*", default=[], help="tables, as prefill or moe.bf16")
-    parser.add_argument("--left-out", action="store_true",
-                        help="only the error of experts on a device alone in its family")  # fmt: skip
+    about = "only the error of experts on a device alone in its family"
+    parser.add_argument("--left-out", action="store_true", help=about)
     arguments = parser.parse_args()
     for name in arguments.family:
         print(name)

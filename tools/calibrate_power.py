@@ -184,7 +184,7 @@ def _serving(data: Path, p: PowerParameters) -> tuple[np.ndarray, np.ndarray]:
     seen = np.array([c.measured for c in cases])
     ours = np.array([float(power_watts(*serving_load(c), p)) for c in cases])
     for case, watts in zip(cases, ours, strict=True):
-        print(f"  {case.model}, {case.running or case.sequences} running: {watts:.0f} W, "
+        print(f"  {case.model}, {case.running or case.concurrency} running: {watts:.0f} W, "
               f"measured {case.measured:.0f} W")  # fmt: skip
     return np.abs(ours / seen - 1), np.abs(np.median(seen) / seen - 1)
 

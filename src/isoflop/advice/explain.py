@@ -210,7 +210,7 @@ def _regimes_at(step: StepModel, question: Question, fits: int) -> list[dict[str
     flop = step.matrix.total("flop", batch)
     moved = step.matrix.total("read", batch) + step.matrix.total("written", batch)
     tokens = n * (1.0 if question.phase == "decode" else question.context)
-    clock = step.clock or 1.0
+    clock, rate = step.clock or 1.0, step.at(None).timer.shape.bf16_flop_per_s
     load = at_clock(step_load(step, batch, interval.seconds), clock)
     watts = power_watts(step.device, load)
     price = step.device.price.on_demand_usd_per_hour if step.device.price else None
@@ -232,7 +232,7 @@ def _regimes_at(step: StepModel, question: Question, fits: int) -> list[dict[str
                 "bound": max(part, key=part.__getitem__),
                 "shares": part,
                 "tokens_per_s": float(tokens[i]) / seconds,
-                "flop_utilization": float(flop[i]) / seconds / step.at(None).timer.shape.bf16_flop_per_s,
+                "flop_utilization": float(flop[i]) / seconds / rate,
                 "bandwidth_utilization": float(moved[i])
                 / seconds
                 / step.device.memory.bandwidth_bytes_per_s,

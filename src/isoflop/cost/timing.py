@@ -120,7 +120,8 @@ class KernelTimer:
         """The device as kernels see it."""
         shape = DeviceShape.of(self.device)
         return evolve(
-            shape, clock_hz=shape.clock_hz * (self.clock or 1.0), bf16_flop_per_s=shape.bf16_flop_per_s * self.headroom,
+            shape, clock_hz=shape.clock_hz * (self.clock or 1.0),
+            bf16_flop_per_s=shape.bf16_flop_per_s * self.headroom,
             bandwidth_bytes_per_s=shape.bandwidth_bytes_per_s * self._streaming,
         )  # fmt: skip
 
