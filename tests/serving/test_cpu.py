@@ -51,7 +51,7 @@ def test_matrix_units_change_the_prompt_and_not_the_token():
     assert float(epyc.step_s(token)) < float(xeon.step_s(token))
 
 
-@pytest.mark.parametrize("name", CPUS)
+@pytest.mark.parametrize("name", [*CPUS, "m4-max"])  # Apple's GPUs have no matrix units either
 def test_decoding_attention_is_not_padded_to_a_gpus_tile(name):
     made = step(name)
     # Caches of 64 x 2,048 tokens, 128 KiB each, at the memory's bandwidth; query heads in

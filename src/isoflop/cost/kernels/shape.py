@@ -17,9 +17,10 @@ dot products in vector registers 2 to 4."""
 
 
 def _pad_rows(device: Accelerator) -> int:
-    if device.kind != "cpu":
-        return 0
     rates = device.rates.dense_flop_per_s
+    if device.kind != "cpu":
+        # Products at the vector rate: no matrix units, so decoding does dot products (Apple).
+        return int(0.0 < rates.get("fp16", 0.0) <= device.rates.vector_flop_per_s)
     tiles = rates.get("bf16", 0.0) >= AMX_GAIN * rates.get("fp32", float("inf"))
     return AMX_ROWS if tiles else 1
 
@@ -41,8 +42,9 @@ class DeviceShape:
     rate_cut : float
         Matrix rate per unit and clock over that of the family's measured parts, at most 1.
     pad_rows : int
-        On a CPU, query heads of decoding attention are padded to a multiple of this: 16 with tile
-        registers (AMX), 1 with vector units, which do dot products. 0: the library's tiles.
+        Query heads of decoding attention are padded to a multiple of this: 16 on a CPU with tile
+        registers (AMX), 1 where vector units do dot products (other CPUs, Apple's GPUs). 0: the
+        library's tiles.
     """
 
     units: int
