@@ -7,7 +7,10 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from .recompute import recompute
+
 app = App(name="training", help="Pipeline schedules, failures and recomputation, one by one.")
+app.command(recompute)
 Flag = Annotated[bool, Parameter(negative=())]
 
 
@@ -157,62 +160,6 @@ def failures(
     console().print(f"{devices:,} devices fail every {show_s(f.mtbf_s)}.")
     columns = ["checkpoint every", "", "goodput", "simulated", "90% interval"]
     console().print(table("", columns, shown))
-
-
-@app.command
-def recompute(
-    *,
-    layers: int = 64,
-    budget: float = 0.25,
-    solver: Flag = False,
-    seconds: float = 30.0,
-    json: Flag = False,
-) -> None:
-    """Recomputation plans of a chain of equal layers: sqrt(n), recursion, the optimum, Moccasin.
-
-    Parameters
-    ----------
-    layers
-        Layers of the chain.
-    budget
-        Memory as a share of what storing everything needs.
-    solver
-        Also solve the forward and backward graph by constraint programming (needs OR-tools).
-    seconds
-        Time limit of the solver.
-    json
-        Print JSON.
-    """
-    from ..errors import InvalidInput
-    from ..training.rematerialise import Layer, optimal, recursive, segments, store_all
-    from ._output import console, print_json, table
-
-    if layers < 2 or not 0 < budget <= 1:
-        raise InvalidInput("Give at least two layers, and a budget above 0 and at most 1.")
-    chain = [Layer(forward=1.0, size=1.0)] * layers
-    room = float(max(2, round(budget * layers)))
-    plans = {
-        "store all": store_all(chain), "sqrt(n) segments": segments(chain),
-        "recursion by halves": recursive(chain),
-        f"optimum within {room:.0f}": optimal(chain, room, levels=int(room)),
-    }  # fmt: skip
-    rows = [{"plan": k, "forward_passes": p.forward / layers, "peak_outputs": p.peak}
-            for k, p in plans.items()]  # fmt: skip
-    if solver:
-        from ..training.moccasin import keep_everything, solve, training_chain
-
-        graph = training_chain([1.0] * layers, [1.0] * layers)
-        plain = keep_everything(graph)
-        found = solve(graph, plain.peak * budget, seconds=seconds)
-        proof = "proven" if found.proven else "best found"
-        rows.append({"plan": f"Moccasin on forward and backward, {proof}",
-                     "forward_passes": 1.0 + (found.cost - plain.cost) / layers,
-                     "peak_outputs": found.peak})  # fmt: skip
-    if json:
-        print_json(rows)
-        return
-    shown = [[r["plan"], f"{r['forward_passes']:.3g}", f"{r['peak_outputs']:.4g}"] for r in rows]
-    console().print(table(f"{layers} layers", ["plan", "forward passes", "outputs held"], shown))
 
 
 @app.command

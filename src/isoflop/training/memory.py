@@ -89,6 +89,8 @@ def layer_shape(model: ModelSpec, recipe: Recipe) -> LayerShape:
     for g in model.layers:
         parts = parameters.layer_parameters(g, model.hidden)
         whole, sharded, routed, scores = _activations(model.hidden, g.mixer, g.ffn, recipe)
+        # Parallel attention and feed-forward share one norm and its output.
+        whole -= 4.0 * model.hidden if g.parallel else 0.0
         values = {
             "split": parts["mixer"] + parts["dense"], "experts": parts["experts"],
             "replicated": parts["norms"], "whole": whole, "sharded": sharded, "routed": routed,
