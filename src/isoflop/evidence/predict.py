@@ -134,26 +134,29 @@ def _alone(step: StepModel, case: Case) -> float | None:
     return None
 
 
-def _clients(step: StepModel, case: Case) -> float:
-    """Sequences of a case that run at once: those asked for, as far as the cache holds them.
+def _clients(step: StepModel, cases: Sequence[Case]) -> np.ndarray:
+    """Sequences of each case that run at once: those asked for, as far as the cache holds them.
 
     A run at maximum load fills memory up to the engine's own limit.
     """
-    if case.running is not None:
-        return case.running
-    asked = MOST_SEQUENCES * step.plan.data if case.concurrency is None else case.concurrency
-    context = case.prompt_tokens + case.output_tokens
     # TensorRT-LLM gives its cache a share of what is free after loading, others of the whole.
     of_free = step.engine.id.endswith("trtllm")
     policy = MemoryPolicy(block_tokens=64, utilization=1.0 if of_free else 0.9)
     use = memory_use(
         step.model, step.plan, step.device, step.operators, sequences=0, context=0, policy=policy
     )
-    each = cache_bytes(step.model, step.plan, 1, context - case.output_tokens / 2, 64)
     free = (use.usable_bytes - use.total_bytes) * (FREE_SHARE if of_free else 1.0)
-    fit = free / each if each else MOST_SEQUENCES
+    contexts = {c.prompt_tokens + c.output_tokens / 2 for c in cases}
+    each = {x: cache_bytes(step.model, step.plan, 1, x, 64) for x in contexts}
     # The plan's data ranks each hold their own share of the sequences.
-    return float(max(1.0, min(asked, fit * step.plan.data)))
+    most = MOST_SEQUENCES * step.plan.data
+    out = []
+    for case in cases:
+        own = each[case.prompt_tokens + case.output_tokens / 2]
+        fit = free / own * step.plan.data if own else most
+        asked = most if case.concurrency is None else case.concurrency
+        out.append(max(1.0, min(asked, fit)) if case.running is None else case.running)
+    return np.array(out, float)
 
 
 def _sequences(
@@ -169,7 +172,7 @@ def _sequences(
 
 def _states(step: StepModel, cases: Sequence[Case], mode: str) -> tuple[SteadyState, np.ndarray]:
     """Steady states of cases of one instance, and the mean context of their sequences."""
-    clients = np.array([_clients(step, c) for c in cases])
+    clients = _clients(step, cases)
     prompt = np.maximum([c.prompt_tokens for c in cases], 1.0)
     output = np.maximum([c.output_tokens for c in cases], 1.0)
     spread = np.array([c.output_cv for c in cases])
