@@ -24,7 +24,67 @@ def protocol_of(origin: str, case: Case) -> Protocol:
     """
     if not INFERENCE_X.search(origin):
         return Protocol()
-    return Protocol(rounds=10.0, shortest=0.8, wait_steps=_wait_steps(case))
+    drafts = _drafts(origin, case)
+    return Protocol(
+        rounds=10.0, shortest=0.8, wait_steps=_wait_steps(case), drafts=drafts,
+        acceptance=ACCEPTANCE if drafts else 0.0,
+    )  # fmt: skip
+
+
+ACCEPTANCE = 0.7
+"""Chance that a token drafted by a model's own prediction layer is accepted, given those before."""
+
+TRT_DRAFTED = re.compile(r"1\.2\.0rc6\.post3|measured=2026-01-14\S*;.*1\.1\.0rc2\.post2")
+"""TensorRT-LLM runs of DeepSeek-R1 with drafts: one release, and one day of an older release."""
+
+
+def _drafts(origin: str, case: Case) -> int:
+    """Tokens the launch scripts of InferenceX made a model draft (benchmarks/*_mtp.sh).
+
+    The rows do not say so, and their source ran most of these configurations without drafts too.
+
+    - TensorRT-LLM, DeepSeek-R1: `num_nextn_predict_layers` 3, or 1 with attention data parallelism.
+    - SGLang, Qwen3.5 in 8 bits on four B200: `--speculative-num-steps 3`; without drafts it ran on
+      eight, or with expert parallelism.
+    - SGLang, DeepSeek-R1 in 8 bits on B200: `--speculative-num-steps 2`; without drafts it ran
+      with at most 64 clients.
+    """
+    if origin.startswith("db-dump"):  # holds runs without drafts alone
+        return 0
+    model, plan = case.model.lower(), case.plan
+    if case.engine == "trtllm" and "deepseek" in model and TRT_DRAFTED.search(origin):
+        return 1 if plan.data > 1 else 3
+    if case.engine != "sglang" or case.device != "b200_sxm" or plan.expert > 1:
+        return 0
+    if "qwen3.5" in model and plan.tensor == 4 and plan.formats.experts == "fp8-block":
+        return 3
+    if _either(origin, case) and (case.concurrency or 0) > 64:
+        return 2
+    return 0
+
+
+def _either(origin: str, case: Case) -> bool:
+    """Whether the source ran the case's recipe with drafts and without, under one image."""
+    return (
+        case.engine == "sglang"
+        and case.device == "b200_sxm"
+        and "deepseek" in case.model.lower()
+        and case.plan.formats.experts == "fp8-block"
+        and (case.plan.tensor, case.plan.expert) == (8, 1)
+        and "v0.5.9" in origin
+        and not origin.startswith("db-dump")
+    )
+
+
+def unrecorded(origin: str, case: Case) -> str:
+    """Why a row of a known source cannot be told apart from a different run; empty if it can."""
+    if not INFERENCE_X.search(origin):
+        return ""
+    if case.plan.tensor > 8:
+        return "a rack-scale run: it counts its devices, not how prompts and decoding share them"
+    if _either(origin, case) and (case.concurrency or 0) <= 64:
+        return "its source ran this with draft tokens and without, and the row does not say which"
+    return ""
 
 
 def _wait_steps(case: Case) -> float:

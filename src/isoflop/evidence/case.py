@@ -34,11 +34,22 @@ class Protocol:
     wait_steps : float
         Decoding steps a prompt waits, on average, for a scheduler told to look or to start
         prompts only now and then.
+    drafts : int
+        Tokens proposed and verified per sequence and step; 0 without speculation.
+    acceptance : float
+        Chance, 0 to 1, that a proposed token is accepted given all before it were.
     """
 
     rounds: float = 0.0
     shortest: float = 1.0
     wait_steps: float = 0.0
+    drafts: int = 0
+    acceptance: float = 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens a sequence gains per step: 1 + a + ... + a^drafts."""
+        return sum(self.acceptance**i for i in range(self.drafts + 1))
 
     @property
     def mean_length(self) -> float:

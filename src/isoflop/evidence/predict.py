@@ -60,8 +60,10 @@ def predict_cases(
         elif case.training is not None:
             results[i] = trainer.predict(case)
         else:
-            groups[case.model, case.device, case.engine, case.plan].append(i)
-    for (model, device, engine, plan), members in groups.items():
+            groups[
+                case.model, case.device, case.engine, case.plan, case.protocol.drafts
+            ].append(i)
+    for (model, device, engine, plan, _), members in groups.items():
         try:
             step = _instance(model, device, engine, plan)
             predicted = _group(step, [cases[i] for i in members])
@@ -176,7 +178,8 @@ def _states(step: StepModel, cases: Sequence[Case], mode: str) -> tuple[SteadySt
     prompt = np.maximum([c.prompt_tokens for c in cases], 1.0)
     output = np.maximum([c.output_tokens for c in cases], 1.0)
     spread = np.array([c.output_cv for c in cases])
-    tables = InstanceTables.build(step, clients, prompt, output, spread)
+    drafts = cases[0].protocol.drafts  # cases of a group share it
+    tables = InstanceTables.build(step, clients, prompt, output, spread, drafts)
     state = tables.state(
         step.engine, clients, prompt, output, static=mode == "static", output_cv=spread,
         mixed=[c.mixed for c in cases], **run_of(cases),
@@ -186,11 +189,12 @@ def _states(step: StepModel, cases: Sequence[Case], mode: str) -> tuple[SteadySt
 
 def run_of(cases: Sequence[Case]) -> dict[str, Any]:
     """What the load generators of cases did, as the steady state takes it."""
-    rounds, shortest, wait = (
+    rounds, shortest, wait, gained = (
         np.array([getattr(c.protocol, k) for c in cases])
-        for k in ("rounds", "shortest", "wait_steps")
+        for k in ("rounds", "shortest", "wait_steps", "tokens_per_step")
     )
-    return {"wait_steps": wait, "run": ClosedRun(rounds=rounds, shortest=shortest)}
+    run = ClosedRun(rounds=rounds, shortest=shortest)
+    return {"wait_steps": wait, "tokens_per_step": gained, "run": run}
 
 
 def _value(step: StepModel, case: Case, state: SteadyState, j: int, context: float) -> float:

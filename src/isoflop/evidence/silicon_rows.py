@@ -10,7 +10,7 @@ from attrs import evolve
 
 from ..errors import IsoflopError
 from ..plans import Plan
-from .benchmarks import protocol_of
+from .benchmarks import protocol_of, unrecorded
 from .case import Case, Role, weight_formats
 
 SILICON_COLUMNS = frozenset(
@@ -41,6 +41,7 @@ def silicon_cases(line: int, row: dict[str, str]) -> list[Case]:
         base = _fill(base, row, origin)
         # The split goes by the stated lengths, the price by those that really ran.
         base = _as_run(evolve(base, role=role_of(base)), origin)
+        base = evolve(base, reason=base.reason or unrecorded(origin, base))
     except IsoflopError as error:
         base = evolve(base, reason=str(error))
     cases = []
@@ -83,7 +84,6 @@ def _fill(case: Case, row: dict[str, str], origin: str) -> Case:
     if row["backend"] == "trtllm" and quant in ("fp8", "nvfp4", "fp8_block", "fp4"):
         # Its quantised checkpoints carry 8-bit cache scales and use them by default.
         formats = evolve(formats, kv="fp8")
-    clients = re.search(r"silicon_concurrency=(\d+)", origin)
     plan = Plan(
         tensor=tensor, pipeline=int(number(row["pp_size"]) or 1), data=data, expert=expert,
         formats=formats,
@@ -92,8 +92,23 @@ def _fill(case: Case, row: dict[str, str], origin: str) -> Case:
         case, reason=reason or _distrust(row), model=row["model_path"], device=row["system"],
         engine=row["backend"], plan=plan, prompt_tokens=number(row["isl"]),
         output_tokens=number(row["osl"]),
-        concurrency=float(clients.group(1)) if clients else number(row["batch_size"]) * data,
+        concurrency=_clients(row, origin, data),
     )  # fmt: skip
+
+
+def _clients(row: dict[str, str], origin: str, data: int) -> float:
+    """Clients of one instance.
+
+    Some runs put a router before several instances: their clients are then a multiple of the
+    batch, which is one instance's, or one attention rank's.
+    """
+    batch = number(row["batch_size"])
+    sent = re.search(r"silicon_concurrency=(\d+)", origin)
+    if not sent:
+        return batch * data
+    ranks = number(row["attention_dp_size"])
+    one = batch * (1.0 if math.isnan(ranks) else max(ranks, 1.0))
+    return min(float(sent.group(1)), one)
 
 
 def _degrees(row: dict[str, str]) -> tuple[int, int, int, str]:
@@ -113,11 +128,12 @@ def _degrees(row: dict[str, str]) -> tuple[int, int, int, str]:
     e = 1 if math.isnan(moe_ep) else max(1, int(moe_ep))
     if t == e > 1 and tp * dp == t * e:
         return (t, 1, e, "") if tp > 1 else (1, t, e, "")
-    if tp > 1 and dp > 1 and e == tp * dp:
-        # Ranks of tensor and data recorded as a product although they are the same ones.
-        return 1, dp, dp, ""
-    if math.isnan(raw_dp) and e > 1 and e == tp:
-        return tp, 1, e, ""
+    if tp > 1 and dp == tp and e == tp * dp:
+        # The same ranks multiplied again; other files spell these runs TP4 with EP4.
+        return tp, 1, tp, ""
+    if math.isnan(raw_dp) and t * e > tp and t * e % tp == 0:
+        # Experts spread over more ranks than attention: attention is replicated over the rest.
+        return tp, t * e // tp, e, ""
     return tp, dp, e, ""
 
 
@@ -127,4 +143,6 @@ def _distrust(row: dict[str, str]) -> str:
         return "this series contradicts itself (1 client 8 ms, 2 clients 42 ms)"
     if model == "nvidia/Llama-3.1-8B-Instruct-FP8":
         return "its batch is probably not the number of clients"
+    if model == "nvidia/DeepSeek-R1-NVFP4":
+        return "its time per token is the same for 5 and for 56 sequences (85 to 92 ms)"
     return ""

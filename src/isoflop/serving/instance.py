@@ -54,8 +54,13 @@ class InstanceTables:
         prompt: Array,
         output: Array,
         output_cv: ArrayLike = 0.0,
+        drafts: int = 0,
     ) -> InstanceTables:
-        """Tabulate what scenarios with these clients and lengths need."""
+        """Tabulate what scenarios with these clients and lengths need.
+
+        `drafts` tokens per sequence are proposed by a layer of the model's own and verified in
+        its next step.
+        """
         bare = StepModel(
             model=step.model, plan=step.plan, device=step.device, cluster=step.cluster, engine=BARE,
             clock=step.clock,
@@ -64,6 +69,8 @@ class InstanceTables:
             bare, max_sequences=float(np.max(clients)),
             context=mean_context(prompt, output, output_cv), ratio=KNOT_RATIO,
         )  # fmt: skip
+        if drafts:
+            decode = _verifying(bare, decode, drafts)
         lengths = np.unique(prompt)
         together = np.maximum(np.floor(step.engine.chunk_tokens / lengths), 1.0)
         # A data-parallel instance takes one prompt per attention rank.
@@ -76,7 +83,8 @@ class InstanceTables:
     def state(
         self, engine: Engine, clients: ArrayLike, prompt: ArrayLike, output: ArrayLike,
         *, static: bool = False, output_cv: ArrayLike = 0.0, mixed: ArrayLike = False,
-        wait_steps: ArrayLike = 0.0, run: ClosedRun | None = None,
+        wait_steps: ArrayLike = 0.0, tokens_per_step: ArrayLike = 1.0,
+        run: ClosedRun | None = None,
     ) -> SteadyState:  # fmt: skip
         """Steady state of the scenarios under one engine's overheads."""
         layers, scale = self.step.model.depth, engine.scale(self.step.device.family)
@@ -104,5 +112,27 @@ class InstanceTables:
             interference=engine.prefill_interference, arrival_s=engine.arrival_s,
             burst=engine.burst, output_cv=output_cv,
             prompt_floor_s=engine.prompt_layer_s * layers, mixed=mixed,
-            lag_steps=engine.lag_steps + np.asarray(wait_steps, float), run=run,
+            lag_steps=engine.lag_steps + np.asarray(wait_steps, float),
+            tokens_per_step=tokens_per_step, run=run,
         )  # fmt: skip
+
+
+def _verifying(step: StepModel, plain: StepTable, drafts: int) -> StepTable:
+    """Decoding steps that draft and verify `drafts` further tokens per sequence.
+
+    Attention reads a sequence's cache once for all its tokens; every other kernel sees them as
+    more tokens. A draft costs one layer and the output head, as a multi-token prediction module
+    does (DeepSeek-V3, arXiv 2412.19437, section 2.2).
+    """
+    local = plain.sequences[:, None] / (step.plan.data * step.plan.pipeline)
+    one, all_ = (
+        step.operator_s(Batch(decode_sequences=local * n, decode_context=plain.context[None, :]))
+        for n in (1.0, drafts + 1.0)
+    )
+    cached = np.array([op.kind in ("decode", "mla_decode") for op in step.operators])
+    head = np.array([op.part == "head" for op in step.operators])
+    verify = np.where(cached[:, None, None], one, all_).sum(axis=0)
+    draft = one[~head].sum(axis=0) / step.model.depth + one[head].sum(axis=0)
+    return StepTable(
+        sequences=plain.sequences, context=plain.context, seconds=verify + drafts * draft
+    )

@@ -129,6 +129,7 @@ def closed_loop(
     prompt_floor_s: float = 0.0,
     mixed: ArrayLike = False,
     lag_steps: ArrayLike = 0.0,
+    tokens_per_step: ArrayLike = 1.0,
     run: ClosedRun | None = None,
 ) -> SteadyState:
     """Steady state of `clients` closed-loop clients.
@@ -161,6 +162,8 @@ def closed_loop(
     lag_steps : array
         Decoding steps that end between a prompt's arrival and its first token besides its own:
         the one that runs when it arrives, and those for which the scheduler does not look.
+    tokens_per_step : array
+        Tokens a decoding sequence gains per step, above one where drafts are verified.
     run : ClosedRun or None
         What the load generator did, where it is known; None or a run of equal lengths takes
         `burst` for the share of prompts that arrive together.
@@ -184,20 +187,18 @@ def closed_loop(
     each = device_each
     decoding = np.maximum(n - 1.0, 0.0)
     lag = np.asarray(lag_steps, float)
-    ahead = 0.0 if run is None else run.queue(c, together, decoding)
-    batch, tpot, ttft = c.copy(), decode_s(c, context), alone + arrival_s
+    gained = np.asarray(tokens_per_step, float)
+    ahead = 0.0 if run is None else run.queue(c, together, decoding / gained)
+    batch, tpot, ttft = c.copy(), decode_s(c, context) / gained, alone + arrival_s
     for _ in range(ITERATIONS):
-        life = ttft + decoding * tpot
-        rate = c / life
-        # Only prompts of *other* requests interrupt a decoding one.
-        others = rate * (1.0 - 1.0 / c)
+        rate = c / (ttft + decoding * tpot)
         step_s = decode_s(batch, context)
         if prompt_floor_s:
             each = np.maximum(
-                device_each, _launch_share(prompt_floor_s, rate * tpot, step_s, mixed)
+                device_each, _launch_share(prompt_floor_s, rate * tpot * gained, step_s, mixed)
             )
-        stolen = np.minimum(interference * others * each, 0.98)
-        new_tpot = step_s / (1.0 - stolen)
+        # Only prompts of *other* requests interrupt a decoding one.
+        new_tpot = _shared_s(step_s / gained, interference * (c - 1.0) * each, ttft, decoding)
         queue = 0.5 * np.minimum(rate * each, 0.98) * each * together
         queue = queue + burst * (c - 1.0) / 2.0 * each
         if run is not None:
@@ -214,6 +215,18 @@ def closed_loop(
         tpot_s=tpot, ttft_s=ttft, batch=batch, requests_per_s=rate,
         output_tokens_per_s=rate * n, prefill_share=np.minimum(rate * each, 1.0),
     )  # fmt: skip
+
+
+def _shared_s(step_s: Array, prompts_s: Array, ttft_s: Array, decoding: Array) -> Array:
+    """Seconds per token x of a request that yields the device to others' prompts.
+
+    `prompts_s` seconds of prompts arrive in one life, ttft + n x, so x = t + x prompts / life: a
+    quadratic with one positive root. Iterating x = t / (1 - prompts / life) instead diverges where
+    prompts take nearly all of the device.
+    """
+    n = np.maximum(decoding, 1e-9)
+    half = (n * step_s + prompts_s - ttft_s) / (2.0 * n)
+    return half + np.sqrt(half * half + step_s * ttft_s / n)
 
 
 def _launch_share(floor_s: float, arrivals: Array, step_s: Array, mixed: ArrayLike) -> Array:
