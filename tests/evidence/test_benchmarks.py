@@ -1,10 +1,10 @@
 import pytest
 from attrs import evolve
 
-from isoflop.evidence.benchmarks import protocol_of
+from isoflop.evidence.benchmarks import protocol_of, unrecorded
 from isoflop.evidence.case import Case
 from isoflop.evidence.silicon_rows import silicon_cases
-from isoflop.plans import Plan
+from isoflop.plans import Formats, Plan
 
 CASE = Case(
     line=2, source="", metric="ttft_s", measured=1.0, model="deepseek-ai/DeepSeek-R1",
@@ -53,3 +53,61 @@ def test_mean_lengths_are_priced_and_the_split_does_not_move():
     assert (fixed.prompt_tokens, fixed.output_tokens) == (8192, 1024)
     assert run.output_cv == pytest.approx(0.2 / (12**0.5 * 0.9))
     assert run.role == fixed.role
+
+
+BLOCKS = Formats(weights="fp8-block", experts="fp8-block")
+QWEN = "Qwen/Qwen3.5-397B-A17B"
+RANKS = Plan(data=8, expert=8)
+APRIL = "source_file=2026-04-06.csv; measured={}; image=x/{}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "date", "image", "drafts"),
+    [
+        ({"engine": "trtllm"}, "2026-02-06T00", "release:1.2.0rc6.post3", 3),
+        ({"engine": "trtllm"}, "2026-02-03T00", "release:1.2.0rc6.post2", 0),
+        ({"engine": "trtllm"}, "2026-01-14T00", "release:1.1.0rc2.post2", 3),
+        ({"engine": "trtllm"}, "2025-12-15T00", "release:1.1.0rc2.post2", 0),
+        ({"engine": "trtllm", "plan": RANKS}, "2026-02-06T00", "1.2.0rc6.post3", 1),
+        ({"model": QWEN, "plan": Plan(tensor=4, formats=BLOCKS)}, "", "v0.5.9", 3),
+        ({"model": QWEN, "plan": Plan(tensor=8, formats=BLOCKS)}, "", "v0.5.9", 0),
+        ({"plan": Plan(tensor=8, formats=BLOCKS), "concurrency": 128.0}, "", "v0.5.9", 2),
+    ],
+)  # fmt: skip
+def test_drafts_follow_the_launch_scripts(changes, date, image, drafts):
+    protocol = protocol_of(APRIL.format(date, image), evolve(CASE, **changes))
+    assert protocol.drafts == drafts
+    assert 1.0 <= protocol.tokens_per_step <= 1.0 + drafts
+    assert (protocol.tokens_per_step > 1.0) == (drafts > 0)
+
+
+def test_rows_that_could_be_two_runs_say_so():
+    either = evolve(CASE, plan=Plan(tensor=8, formats=BLOCKS))
+    assert "draft tokens" in unrecorded(APRIL.format("2026-03-25", "sglang:v0.5.9"), either)
+    assert not unrecorded(DUMP, either)
+    assert "rack-scale" in unrecorded(APRIL.format("", ""), evolve(CASE, plan=Plan(tensor=32)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "plan", "clients"),
+    [
+        # Several instances behind a router: 448 clients, 56 of them here.
+        ({"tp_size": "8", "moe_ep_size": "8", "batch_size": "56", "clients": 448}, (8, 1, 8), 56),
+        # Experts over two ranks of one-rank attention: two data ranks share the clients.
+        ({"moe_tp_size": "2", "batch_size": "8", "clients": 8}, (1, 2, 1), 8),
+        # The same four ranks multiplied twice.
+        ({"tp_size": "4", "attention_dp_size": "4", "moe_ep_size": "16", "batch_size": "2",
+          "clients": 8}, (4, 1, 4), 8),
+    ],
+)  # fmt: skip
+def test_ranks_and_clients_are_those_of_one_instance(changes, plan, clients):
+    row = {
+        "backend": "trtllm", "model_path": "deepseek-ai/DeepSeek-V3", "system": "b200_sxm",
+        "precision": "fp4", "isl": "4000", "osl": "1000", "tp_size": "1", "pp_size": "1",
+        "attention_dp_size": "", "moe_tp_size": "1", "moe_ep_size": "1",
+        "silicon_ttft_ms": "468.6", "silicon_tpot_ms": "11.3",
+        "silicon_data_source": f"silicon_concurrency={changes['clients']}",
+    }  # fmt: skip
+    case = silicon_cases(2, row | {k: v for k, v in changes.items() if k != "clients"})[0]
+    assert (case.plan.tensor, case.plan.data, case.plan.expert) == plan
+    assert case.concurrency == clients

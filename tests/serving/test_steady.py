@@ -24,6 +24,26 @@ def test_littles_law_holds(c, p, n):
     assert float(s.batch) <= c + 1e-9
 
 
+def test_prompts_that_take_nearly_all_of_the_device_slow_tokens_by_their_share():
+    # 128 prompts of 4 s in a life of 127 tokens: a token waits for 127 of them over its life.
+    s = closed_loop(decode, prefill, clients=128, prompt_tokens=200_000, output_tokens=128)
+    life = float(s.ttft_s + 127 * s.tpot_s)
+    stolen = 127 * prefill(1, 200_000) / life
+    assert float(s.tpot_s) == pytest.approx(
+        float(decode(s.batch, 200_064.0)) / (1 - stolen), rel=1e-4
+    )
+    assert float(s.prefill_share) <= 1.0
+
+
+def test_drafts_that_are_accepted_divide_the_step():
+    one, two = (
+        closed_loop(decode, prefill, clients=1, prompt_tokens=500, output_tokens=200,
+                    tokens_per_step=g)
+        for g in (1.0, 2.0)
+    )  # fmt: skip
+    assert float(one.tpot_s) == pytest.approx(2.0 * float(two.tpot_s), rel=1e-6)
+
+
 def test_one_client_decodes_undisturbed():
     s = closed_loop(decode, prefill, clients=1, prompt_tokens=500, output_tokens=200)
     assert float(s.tpot_s) == pytest.approx(float(decode(1.0, 600.0)), rel=1e-6)

@@ -60,9 +60,7 @@ def predict_cases(
         elif case.training is not None:
             results[i] = trainer.predict(case)
         else:
-            groups[
-                case.model, case.device, case.engine, case.plan, case.protocol.drafts
-            ].append(i)
+            groups[case.model, case.device, case.engine, case.plan, case.protocol.drafts].append(i)
     for (model, device, engine, plan, _), members in groups.items():
         try:
             step = _instance(model, device, engine, plan)
