@@ -299,6 +299,23 @@ def test_load_fleet_refuses_nonsense(text):
         load_fleet(text)
 
 
+def test_a_fleet_names_its_own_price():
+    device, count, cluster = load_fleet("64xdgx-h100@2.10")
+    assert device.price is not None
+    assert (device.price.on_demand_usd_per_hour, count) == (2.10, 64)
+    assert cluster is not None
+    assert device.price.named == "2.1 USD per device-hour"
+    assert load_fleet("64xdgx-h100")[0].price != device.price
+
+
+@pytest.mark.parametrize(
+    "text", ["l40s@", "l40s@free", "l40s@-1", "l40s@0", "l40s@nan", "l40s@1e999"]
+)
+def test_a_price_is_a_positive_number(text):
+    with pytest.raises(InvalidInput, match="USD per device-hour"):
+        load_fleet(text)
+
+
 def test_load_fleet_suggests():
     with pytest.raises(UnknownName) as caught:
         load_fleet("8xh100-smx")

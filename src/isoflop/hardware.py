@@ -5,9 +5,10 @@ Fitted efficiencies are not here; they live in `data/calibrations/` apart from t
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from . import catalog
 from .errors import InvalidInput, UnknownName
@@ -17,6 +18,8 @@ from .units import positive
 
 ACCELERATORS = "accelerators"
 CLUSTERS = "clusters"
+GIVEN = "given"
+"""Source of a price that the question names."""
 MAX_COUNT_DIGITS = 9  # a longer count in a fleet is a mistake, and is read as part of the name
 
 Family = Literal[
@@ -140,11 +143,18 @@ class Overhead:
 
 @frozen(kw_only=True)
 class Price:
-    """A public on-demand price of one device."""
+    """A public on-demand price of one device, or the one a user gives."""
 
     on_demand_usd_per_hour: float
     source: str
     note: str = ""
+
+    @property
+    def named(self) -> str:
+        """Whose price it is, for people."""
+        given = self.source == GIVEN
+        return f"{self.on_demand_usd_per_hour:g} USD per device-hour" if given else (
+            "the catalog's on-demand price")  # fmt: skip
 
 
 @frozen(kw_only=True)
@@ -285,15 +295,37 @@ def load_cluster(name: str) -> Cluster:
 def load_fleet(text: str) -> tuple[Accelerator, int, Cluster | None]:
     """`"h100-sxm"`, `"8xh100-sxm"` or `"512xdgx-h100"`: device, count and cluster, if named.
 
-    A cluster's count is in devices; without a count it is one node.
+    A cluster's count is in devices; without a count it is one node. `"8xmi300x@3.20"` gives a price
+    of one's own, in USD per device-hour, in place of the catalog's.
 
     Raises
     ------
     UnknownName
         If neither a device nor a cluster has that name.
     InvalidInput
-        If the count is zero or above what the cluster has.
+        If the count is zero or above what the cluster has, or the price is not a positive number.
     """
+    what, at, price = text.partition("@")
+    device, count, cluster = _named_fleet(what.strip())
+    if at:
+        device = evolve(device, price=Price(on_demand_usd_per_hour=_usd(price, text), source=GIVEN))
+    return device, count, cluster
+
+
+def _usd(price: str, text: str) -> float:
+    try:
+        usd = float(price.strip().lstrip("$"))
+    except ValueError:
+        usd = math.nan
+    if not (math.isfinite(usd) and usd > 0):
+        raise InvalidInput(
+            f"'{text}' does not price a device: after @ comes USD per device-hour, as in "
+            "8xmi300x@3.20."
+        )
+    return usd
+
+
+def _named_fleet(text: str) -> tuple[Accelerator, int, Cluster | None]:
     head, _, tail = text.partition("x")
     count = 0
     name = text

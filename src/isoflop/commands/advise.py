@@ -34,7 +34,8 @@ def advise(
     model
         Catalog id or alias, or a Hugging Face config.json.
     on
-        Fleets to choose from, comma-separated: 8xh100-sxm or 8xh100-sxm,8xl40s.
+        Fleets to choose from, comma-separated: 8xh100-sxm or 8xh100-sxm,8xl40s. A price of yours
+        in USD per device-hour follows @: 8xh100-sxm@2.10,8xmi300x@3.20.
     slo
         Promises: metric<time@point, comma-separated; metrics ttft, tpot, itl, e2e.
     weights

@@ -44,7 +44,8 @@ def plan(
     model
         Catalog id or alias, or a Hugging Face config.json.
     on
-        Fleet: 512xh100-sxm, 1024xdgx-h100. Several by commas: the best plan of each, and the
+        Fleet: 512xh100-sxm, 1024xdgx-h100, or with a price of yours in USD per device-hour,
+        512xh100-sxm@2.10. Several by commas: the best plan of each, and the
         fleets that no other beats in both time and money.
     tokens
         Tokens of the run, such as 2T: adds days, dollars and energy.
@@ -276,7 +277,8 @@ def _print_run(r: PlanReport, out) -> None:
 
     if r.days is None:
         return
-    usd = f", {r.usd:,.0f} USD at the catalog's on-demand price" if r.usd else ""
+    price = r.device.price
+    usd = f", {r.usd:,.0f} USD at {price.named}" if r.usd and price else ""
     energy = f", {r.energy_joules / 3.6e9:,.0f} MWh in the devices" if r.energy_joules else ""
     g = r.goodput
     out.print(f"{show_count(r.job.tokens)} tokens: [bold]{r.days:.1f} days[/bold]{usd}{energy}")

@@ -39,7 +39,8 @@ def spend(
     unique_tokens
         Tokens of data there are, for laws of repeated data.
     on
-        Fleet that a budget in hours, days or dollars is spent on.
+        Fleet that a budget in hours, days or dollars is spent on; 64xh100-sxm@2.10 has a price of
+        yours in USD per device-hour.
     mfu
         Model FLOP utilisation on it; default: that of the best plan `isoflop plan` finds for a
         dense model of about the size, or 40% where none fits.

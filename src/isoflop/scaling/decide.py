@@ -362,7 +362,10 @@ def _hardware_budget(
         hours = number
     elif kind == "usd":
         if device.price is None:
-            raise InvalidInput(f"The catalog has no public price of {device.name}: give GPU-hours.")
+            raise InvalidInput(
+                f"The catalog has no public price of {device.name}: give GPU-hours, or the price "
+                f"in USD per device-hour, as in --on {count}x{device.id}@3.20."
+            )
         hours = number / device.price.on_demand_usd_per_hour
     else:
         hours = number * count * (24.0 if kind == "days" else 1.0)

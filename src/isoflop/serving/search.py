@@ -15,6 +15,7 @@ from ..cost.engines import Engine
 from ..errors import InvalidInput
 from ..hardware import Accelerator, Cluster
 from ..models import ModelSpec
+from ..units import show_s
 from .candidates import Candidate, Load, Rejected, enumerate_candidates, preference
 from .disaggregated import simulate_split
 from .report import ServingReport
@@ -141,8 +142,8 @@ def advise(
     if unpriced and len(fleets) > 1:
         raise InvalidInput(
             f"The catalog has no public price of {', '.join(unpriced)}, so the fleets cannot be "
-            "compared. Ask about it alone, or add a price in a catalog folder of your own "
-            "(ISOFLOP_CATALOG)."
+            "compared. Ask about it alone, or give the price in USD per device-hour: "
+            f"8x{next(d.id for d, _, _ in fleets if d.price is None)}@3.20."
         )
     load = load_of(trace)
     if load.longest > model.max_context:
@@ -280,8 +281,8 @@ def _simulate(
             report.summary["throughput_output_tokens_per_s"] * groups,
     })  # fmt: skip
     broken = tuple(
-        f"{p.metric} {p.point} is {(p.value_s(report.summary) or 0) * 1e3:.0f} ms, above "
-        f"{p.limit_s * 1e3:.0f} ms"
+        f"{p.metric} {p.point} is {show_s(p.value_s(report.summary) or 0.0, 4)}, above "
+        f"{show_s(p.limit_s)}"
         for p in promises if not p.kept(report.summary)
     )  # fmt: skip
     return Confirmed(candidate=candidate, report=report, kept=not broken, broken=broken)
