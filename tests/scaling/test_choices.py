@@ -8,6 +8,7 @@ from scipy.optimize import brentq
 
 from isoflop.cli import main
 from isoflop.scaling.choice import best_size, choice_names, find_choice, law_of, predict
+from isoflop.scaling.choices.vocabulary import best_by_compute, best_by_loss, budget_of
 from tests.test_cli import fails
 
 
@@ -124,10 +125,18 @@ def test_larger_budgets_keep_more_of_the_pool():
     assert shares[0] < shares[-1]
 
 
-def test_vocabulary_meets_the_papers_second_point():
-    best = run("vocabulary", 2.3e21, params=2.87e9).rows()[2]
-    assert best["vocab"] == pytest.approx(43_000, rel=0.1)
-    assert run("vocabulary", params=70e9).rows()[2]["vocab_params"] == pytest.approx(216e3 * 8192)
+def test_vocabulary_meets_the_papers_points():
+    """216K tokens at 70B parameters of width 8192; more where a model is trained for longer."""
+    at = best_by_loss(70e9, budget_of(70e9), 8192.0) / 8192
+    assert at == pytest.approx(216e3, rel=0.02)
+    assert best_by_compute(budget_of(70e9)) / 8192 == pytest.approx(216e3, rel=0.03)
+    rows = [run("vocabulary", flop, params=2.87e9, aspect=137.0).rows()[2] for flop in
+            (1e21, 4e21)]  # fmt: skip
+    assert rows[0]["vocab"] < rows[1]["vocab"]
+    assert rows[0]["by_slope"] == rows[1]["by_slope"]
+    # The paper's 3B model: 35K to 41K for 1.2e21 FLOP, 43K when trained on twice the compute.
+    assert rows[0]["width"] == pytest.approx(3200, rel=0.01)
+    assert best_by_loss(2.87e9, 2.3e21, 3200.0) / 3200 == pytest.approx(43_000, rel=0.03)
 
 
 def test_unknown_choice_is_explained(capsys):

@@ -24,7 +24,7 @@ def fit(
     bootstrap: int = 1000,
     resampling: Literal["case", "cluster", "noise"] = "case",
     cluster: str = "",
-    delta: float = 1e-3,
+    delta: float | None = None,
     drop_worst: int = 0,
     seed: int = 0,
     hold_out: Annotated[bool, Parameter(negative=())] = False,
@@ -59,7 +59,8 @@ def fit(
     cluster
         Column that says which runs belong together; implies cluster resampling.
     delta
-        Huber threshold on log loss.
+        Huber threshold on log loss (on the output itself for shares and logarithms); default: the
+        law's own, 0.001 for losses.
     drop_worst
         Leave out so many runs of the highest loss.
     seed
@@ -88,7 +89,7 @@ def fit(
     for name, value in (("bootstrap", bootstrap), ("drop-worst", drop_worst)):
         if value < 0:
             raise InvalidInput(f"--{name} is {value}; it must be 0 or more.")
-    if not (delta > 0 and delta < float("inf")):
+    if delta is not None and not 0 < delta < float("inf"):
         raise InvalidInput(f"The Huber threshold is above zero, not {delta}.")
     named = {"params": n, "tokens": d, "compute_flop": c, form.output: loss, **_more(column)}
     data = read_runs(_path(runs), form, named, cluster)
@@ -214,9 +215,11 @@ def _print(result: LawFit, extra: dict[str, Any]) -> None:
         ])  # fmt: skip
     out.print(table("", ["constant", "value", "standard error", "95% interval", "meaning"], rows,
                     wrap=True))  # fmt: skip
+    compared = f"log {law.output}" if result.log_residual else law.output
+    scatter = f"{result.noise:.2%}" if result.log_residual else f"{result.noise:.3g}"
     out.print(
-        f"Huber sum {result.objective:.6e} (delta {result.delta:g} on log loss); scatter of the "
-        f"runs {result.noise:.2%}; {len(result.draws):,} {result.resampling or 'no'} resamples"
+        f"Huber sum {result.objective:.6e} (delta {result.delta:g} on {compared}); scatter of the "
+        f"runs {scatter}; {len(result.draws):,} {result.resampling or 'no'} resamples"
         + (f", {result.failed} did not converge" if result.failed else "")
         + f"; {result.seconds:.2f} s."
     )

@@ -17,6 +17,7 @@ def spend(
     law: str = "besiroglu-2024",
     inference_tokens: str = "",
     unique_tokens: str = "",
+    given: Annotated[list[str] | None, Parameter(negative=())] = None,
     on: str = "",
     mfu: float = 0.0,
     runs: str = "",
@@ -38,6 +39,9 @@ def spend(
         Tokens the model will serve, such as 2T: the budget is then lifetime compute.
     unique_tokens
         Tokens of data there are, for laws of repeated data.
+    given
+        Another input of the law as name=value, such as granularity=8, sparsity=0.9 or
+        bits_weight=8; may be repeated.
     on
         Fleet that a budget in hours, days or dollars is spent on; 64xh100-sxm@2.10 has a price of
         yours in USD per device-hour.
@@ -61,6 +65,7 @@ def spend(
     """
     from ..scaling.decide import load_law, parse_budget, parse_tokens
     from ..scaling.decide import spend as decide
+    from .methods import parse_options
 
     amount = parse_budget(budget, on, mfu)
     believed = load_law(law)
@@ -70,9 +75,9 @@ def spend(
         _choose(choose, amount, option, json)
         return
     served = parse_tokens(inference_tokens, "number of served tokens")
-    given = {"unique_tokens": parse_tokens(unique_tokens, "number of unique tokens")}
-    given = {k: v for k, v in given.items() if v}
-    more: dict[str, Any] = dict(given)
+    more: dict[str, Any] = parse_options(given)
+    if unique_tokens:
+        more["unique_tokens"] = parse_tokens(unique_tokens, "number of unique tokens")
     if on and not mfu and amount.low_flop != amount.high_flop:
         amount = _reached(budget, on, decide(believed, amount.flop, **more), amount)
     found = decide(believed, amount.flop, inference_tokens=served, force=force, **more)

@@ -214,17 +214,21 @@ def _residuals(fit: LawFit, runs: Runs) -> Any:
     alt = altair()
     predicted = fit.predict(runs.data(fit.law))
     measured = runs.columns[fit.law.output]
-    rows = [{"p": float(p), "r": float(m / p - 1.0)} for p, m in zip(predicted, measured)]
+    left = measured / predicted - 1.0 if fit.log_residual else measured - predicted
+    rows = [{"p": float(p), "r": float(r)} for p, r in zip(predicted, left)]
+    words = ("+.1%", "measured over predicted, less one", f"{fit.noise:.2%}")
+    if not fit.log_residual:
+        words = ("+.3~f", "measured less predicted", f"{fit.noise:.2g}")
     dots = (
         alt.Chart(alt.Data(values=rows))
         .mark_circle(size=22, opacity=0.6, color=LINE)
         .encode(
             x=alt.X("p:Q", scale=alt.Scale(zero=False), title=f"predicted {fit.law.output}"),
-            y=alt.Y("r:Q", axis=alt.Axis(format="+.1%"), title="measured over predicted, less one"),
+            y=alt.Y("r:Q", axis=alt.Axis(format=words[0]), title=words[1]),
         )
     )
     zero = alt.Chart(alt.Data(values=[{"r": 0.0}])).mark_rule(color=FRONT).encode(y="r:Q")
-    title = f"Residuals (scatter {fit.noise:.2%})"
+    title = f"Residuals (scatter {words[2]})"
     return alt.layer(zero, dots).properties(width=WIDTH, height=HEIGHT, title=title)
 
 

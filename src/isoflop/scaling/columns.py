@@ -104,7 +104,7 @@ def read_runs(
     for name in {*wanted, "params", "tokens", "compute_flop"}:
         place = _place(name, named.get(name), header, Path(path))
         if place is not None:
-            found[name] = _numbers(rows, place, header[place], Path(path))
+            found[name] = _numbers(rows, place, header[place], Path(path), name in law.signed)
     _derive(found, wanted, notes)
     missing = [n for n in wanted if n not in found]
     if missing:
@@ -161,7 +161,9 @@ def _place(name: str, given: str | None, header: Sequence[str], path: Path) -> i
     return None
 
 
-def _numbers(rows: list[tuple[int, list[str]]], place: int, what: str, path: Path) -> Array:
+def _numbers(
+    rows: list[tuple[int, list[str]]], place: int, what: str, path: Path, signed: bool
+) -> Array:
     out = np.empty(len(rows))
     for i, (line, row) in enumerate(rows):
         text = row[place].strip() if place < len(row) else ""
@@ -172,9 +174,10 @@ def _numbers(rows: list[tuple[int, list[str]]], place: int, what: str, path: Pat
                 f"Line {line} of '{path}' has '{text}' as {what}, which is not a number. "
                 "Remove the run or correct it."
             ) from None
-        if not np.isfinite(out[i]) or out[i] <= 0:
+        if not np.isfinite(out[i]) or (out[i] <= 0 and not signed):
+            kind = "finite" if signed else "positive"
             raise InvalidInput(
-                f"Line {line} of '{path}' has {what} = {text}; it must be a positive number. "
+                f"Line {line} of '{path}' has {what} = {text}; it must be a {kind} number. "
                 "Remove the run or correct it."
             )
     return out
@@ -259,11 +262,12 @@ def check_runs(runs: Runs, law: Law) -> None:
         )
     for name in law.inputs:
         values = runs.columns[name]
-        if np.ptp(np.log(values)) < 1e-9:
+        if np.ptp(values) < 1e-9 * np.abs(values).max():
             raise FitError(
                 f"Every run has the same {name} ({values[0]:g}), so nothing can be said about its "
-                f"effect. Add runs with other values of {name}, at least a factor of 4 apart."
+                f"effect. Add runs with other values of {name}"
+                + (", far apart." if name in law.signed else ", at least a factor of 4 apart.")
             )
     loss = runs.columns[law.output]
-    if np.ptp(np.log(loss)) < 1e-9:
+    if np.ptp(loss) < 1e-9 * np.abs(loss).max():
         raise FitError(f"Every run has the same {law.output}; there is nothing to fit.")

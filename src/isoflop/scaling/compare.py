@@ -45,7 +45,7 @@ def top_decade(flop: Array, fewest: int) -> tuple[Array, Array, float]:
 
 
 def extrapolate(
-    runs: Runs, law: Law, *, delta: float = 1e-3, bootstrap: int = 400, seed: int = 0
+    runs: Runs, law: Law, *, delta: float | None = None, bootstrap: int = 400, seed: int = 0
 ) -> dict[str, Any]:
     """Fit below a tenth of the largest compute, predict what lies above.
 

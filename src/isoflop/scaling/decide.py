@@ -151,6 +151,7 @@ def spend(
     """
     if not (np.isfinite(budget_flop) and budget_flop > 0):
         raise InvalidInput(f"A budget is a positive number of FLOP, not {budget_flop:g}.")
+    _check_given(believed.law, given)
 
     def solve(theta: Array) -> Allocation:
         if inference_tokens:
@@ -165,11 +166,12 @@ def spend(
         table = {k: np.array([o.inputs[k] for o in others]) for k in best.inputs}
         table[believed.law.output] = np.array([o.prediction for o in others])
         intervals = {k: central_interval(v) for k, v in table.items()}
-        here = {k: np.array([v]) for k, v in best.inputs.items() if k in believed.law.inputs}
+        here = {k: np.array([v]) for k, v in {**given, **best.inputs}.items()
+                if k in believed.law.inputs}  # fmt: skip
         if set(here) == set(believed.law.inputs):
             followed = believed.law.predict(believed.draws, here)[:, 0]
             regret = float(np.nanmean(followed - table[believed.law.output]))
-    found = _outside(believed, {**best.inputs, "compute_flop": budget_flop})
+    found = _outside(believed, {**given, **best.inputs, "compute_flop": budget_flop})
     outside = tuple(text for _, text in found)
     limit = 1.0 if force is False else np.inf if force else FAR
     if any(factor > limit for factor, _ in found):
@@ -181,6 +183,21 @@ def spend(
         )
     return Spending(believed=believed, budget_flop=budget_flop, best=best, intervals=intervals,
                     regret=regret, outside=outside)  # fmt: skip
+
+
+def _check_given(law: Law, given: dict[str, float]) -> None:
+    open_inputs = [n for n in law.inputs if n not in ("params", "tokens", "compute_flop")]
+    for name, value in given.items():
+        if name not in open_inputs:
+            takes = f"it takes {', '.join(open_inputs)}" if open_inputs else "it takes none"
+            hint = ""
+            if name == "unique_tokens":
+                hint = " Repeated data has its own: --law muennighoff-2023."
+            raise InvalidInput(
+                f"The law '{law.name}' has no input '{name}' beside the budget; {takes}.{hint}"
+            )
+        if not np.isfinite(value) or (value <= 0 and name not in law.signed):
+            raise InvalidInput(f"{name} is a positive number, not {value:g}.")
 
 
 def _outside(believed: Believed, at: dict[str, float]) -> list[tuple[float, str]]:

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from ..errors import FitError, IsoflopError
 from .columns import SIX, Runs
 from .compare import DECADE, compute_of, extrapolate, top_decade
-from .fit import DELTA, fit_law, student_quantile
-from .law import find_law
+from .fit import fit_law, student_quantile
+from .law import DELTA, find_law
 
 Array = NDArray[Any]
 Points = dict[str, Array]

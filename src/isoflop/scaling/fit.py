@@ -25,8 +25,6 @@ from .solve import (
 
 Array = NDArray[Any]
 
-DELTA = 1e-3
-"""Huber threshold on log loss, Hoffmann et al. 2022, section 3.3."""
 REFINED = 24
 """Starts that are refined after all were evaluated once."""
 FLAT_RATIO = 1e-6
@@ -172,7 +170,8 @@ def student_quantile(p: float, freedom: int) -> float:
 
 
 def fit_law(
-    runs: Runs, law: Law, *, delta: float = DELTA, log_residual: bool = True, bootstrap: int = 0,
+    runs: Runs, law: Law, *, delta: float | None = None, log_residual: bool | None = None,
+    bootstrap: int = 0,
     resampling: Resampling = "case", seed: int = 0, counts: Array | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> LawFit:  # fmt: skip
@@ -180,8 +179,11 @@ def fit_law(
 
     Parameters
     ----------
-    delta : float
-        Huber threshold, in units of log loss (or of the loss without `log_residual`).
+    delta : float or None
+        Huber threshold, in units of log loss (or of the loss without `log_residual`); the law's
+        own if None: 1e-3 for losses (Hoffmann et al. 2022, section 3.3).
+    log_residual : bool or None
+        Compare logarithms, or the outputs themselves; as the law says if None.
     bootstrap : int
         Resamples.
     resampling : {"case", "cluster", "noise"}
@@ -197,6 +199,8 @@ def fit_law(
     """
     began = time.perf_counter()
     check_runs(runs, law)
+    delta = law.delta if delta is None else delta
+    log_residual = law.log_residual if log_residual is None else log_residual
     x, y = runs.data(law), np.asarray(runs.columns[law.output], float)
     solver = _Solver(law, x, y, delta, log_residual)
     theta, objective = solver.best()

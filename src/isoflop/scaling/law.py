@@ -27,6 +27,9 @@ STEP = 1e-30
 
 PACKAGE = "isoflop.scaling.laws"
 
+DELTA = 1e-3
+"""Huber threshold on log loss, Hoffmann et al. 2022, section 3.3."""
+
 
 @frozen(kw_only=True)
 class Parameter:
@@ -87,6 +90,13 @@ class Law(ABC):
         What it predicts: `loss` unless said.
     parameters : tuple of Parameter
         In the order of every parameter vector.
+    signed : tuple of str
+        Columns, the output among them, that may be zero or negative; the others are positive.
+    log_residual : bool
+        Whether a fit compares logarithms of the output, the default, or the output itself: shares
+        and outputs that are logarithms already are compared as they are.
+    delta : float
+        Huber threshold of a fit, in the unit of its residuals.
     """
 
     name: ClassVar[str]
@@ -95,6 +105,9 @@ class Law(ABC):
     inputs: ClassVar[tuple[str, ...]]
     output: ClassVar[str] = "loss"
     parameters: ClassVar[tuple[Parameter, ...]]
+    signed: ClassVar[tuple[str, ...]] = ()
+    log_residual: ClassVar[bool] = True
+    delta: ClassVar[float] = DELTA
 
     @abstractmethod
     def predict(self, theta: Array, x: Data) -> Array:

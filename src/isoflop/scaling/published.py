@@ -58,8 +58,9 @@ class PublishedLaw:
         Range of the inputs it was fitted on.
     correlation : tuple of tuples
         Of the fitted parameters (logarithms of positive ones), in the law's order.
-    trust : {"read", "secondary", "refit"}
-        Read in the paper or its code; quoted by another text; fitted here on public data.
+    trust : {"read", "confirmed", "secondary", "refit"}
+        Read in the paper or its code; quoted by independent texts alike, or by one and met by
+        public runs; quoted by one text; fitted here on public data.
     """
 
     id: str

@@ -21,6 +21,7 @@ from .fit import fit_law
 from .law import find_law
 from .published import load_published
 from .reproduce_forms import benchmark, mixing, parallel, step_law
+from .reproduce_recipes import gadre, quartet, vocabulary
 from .reproduced import Reproduced, column, read_table
 from .solve import generic
 
@@ -228,7 +229,8 @@ def repeated(folder: Path) -> list[Reproduced]:
 SOURCES: dict[str, Callable[[Path], list[Reproduced]]] = {
     "epoch": epoch, "porian": porian, "clark": clark, "cerebras": cerebras, "progress": progress,
     "farseer": farseer, "repeated": repeated, "parallel": parallel, "mixing": mixing,
-    "benchmark": benchmark, "step law": step_law,
+    "benchmark": benchmark, "step law": step_law, "gadre": gadre, "quartet": quartet,
+    "vocabulary": vocabulary,
 }  # fmt: skip
 
 

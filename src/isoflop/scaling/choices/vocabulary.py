@@ -5,25 +5,33 @@ from __future__ import annotations
 import math
 from typing import ClassVar, final
 
+import numpy as np
+
 from ..choice import Choice, MethodReport, law_of
 
-SLOPE = 0.83
-"""Growth of the best vocabulary's parameters with the others'."""
-ANCHOR = 70e9, 216_000 * 8192.0
-"""Non-vocabulary and vocabulary parameters: the published 216K tokens for Llama-2-70B."""
+SIZE_LOG, SIZE_SLOPE = -2.4846510161625193, 0.5
+"""Of the optimal non-vocabulary parameters by training FLOP."""
+WORDS_LOG, WORDS_SLOPE = -1.589031299255507, 0.4163622634135234
+"""Of the optimal vocabulary parameters by training FLOP (approach 1)."""
+ANCHOR = 33e6, 3_145_728.0
+"""Non-vocabulary and best vocabulary parameters of the smallest model (approach 2),"""
+GROWTH = 0.8353974035228025
+"""and the power by which the second grows with the first."""
 SHARES = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 @final
 class VocabularySize(Choice):
-    """Vocabulary at the compute-optimal size, by parameters that grow more slowly than the rest's.
+    """Vocabulary of models around the compute-optimal size, by the paper's three approaches.
 
-    N_v = N_v0 (N_nv / N_nv0)^0.83, anchored at the 216K tokens that the paper gives Llama-2-70B.
-    Its second published point, 43K tokens at 3B parameters, is 8% above this line.
+    By compute: power laws through the best runs of each budget. By slope: vocabulary parameters
+    grow as the 0.835th power of the others from the smallest model's optimum. By loss: the fitted
+    law minimised at the budget, so that a model trained on more tokens than is optimal gets a
+    larger vocabulary; the first two assume the optimum. Constants are those of the authors' code.
 
     References
     ----------
-    Tao et al. 2024, Scaling Laws with Vocabulary, arXiv 2407.13623 (approach 2).
+    Tao et al. 2024, Scaling Laws with Vocabulary, arXiv 2407.13623, section 4.
     """
 
     title: ClassVar[str] = "how many tokens in the vocabulary"
@@ -34,22 +42,27 @@ class VocabularySize(Choice):
     }
 
     def run(self, budget_flop: float, settings: dict[str, float]) -> MethodReport:
-        _, sizes, theta = law_of("besiroglu-2024")
         chosen = settings["params"]
-        n0 = chosen if chosen else sizes.optimum(theta, budget_flop).inputs["params"]
+        middle = chosen if chosen else math.exp(SIZE_LOG) * budget_flop**SIZE_SLOPE
         records = []
         for share in SHARES:
-            n = n0 * share
+            n = middle * share
             width = width_of(n, settings["aspect"])
-            vocab_params = best_vocab_params(n)
-            records.append({"params": n, "width": width, "vocab_params": vocab_params,
-                            "vocab": vocab_params / width})  # fmt: skip
+            records.append({
+                "params": n, "width": width,
+                "by_compute": best_by_compute(budget_of(n)) / width,
+                "by_slope": best_by_slope(n) / width,
+                "vocab": best_by_loss(n, budget_flop, width) / width,
+            })  # fmt: skip
         best = records[SHARES.index(1.0)]
+        found = sorted(best[k] for k in ("by_compute", "by_slope", "vocab"))
         return MethodReport(
             title=f"Vocabulary for {budget_flop:.3g} FLOP",
-            columns=("params", "width", "vocab_params", "vocab"), records=records,
-            conclusion=f"At {best['params']:.3g} parameters: about {best['vocab']:,.0f} tokens "
-            f"({best['vocab_params'] / best['params']:.1%} of the parameters).",
+            columns=("params", "width", "by_compute", "by_slope", "vocab"), records=records,
+            conclusion=f"At {best['params']:.3g} parameters: about {best['vocab']:,.0f} tokens, by "
+            f"the loss at this budget ({found[0]:,.0f} to {found[-1]:,.0f} by the three "
+            f"approaches; {best['vocab'] * best['width'] / best['params']:.1%} of the "
+            "parameters).",
         )  # fmt: skip
 
 
@@ -58,9 +71,35 @@ def width_of(params: float, aspect: float) -> float:
     return (params * aspect / 12.0) ** (1.0 / 3.0)
 
 
-def best_vocab_params(params: float) -> float:
-    """Vocabulary parameters for the others."""
-    return ANCHOR[1] * math.pow(params / ANCHOR[0], SLOPE)
+def budget_of(params: float) -> float:
+    """Training FLOP at which so many non-vocabulary parameters are optimal."""
+    return (params / math.exp(SIZE_LOG)) ** (1.0 / SIZE_SLOPE)
+
+
+def best_by_compute(flop: float) -> float:
+    """Vocabulary parameters by training FLOP (approach 1)."""
+    return math.exp(WORDS_LOG) * flop**WORDS_SLOPE
+
+
+def best_by_slope(params: float) -> float:
+    """Vocabulary parameters by the others (approach 2)."""
+    return ANCHOR[1] * (params / ANCHOR[0]) ** GROWTH
+
+
+def best_by_loss(params: float, flop: float, width: float) -> float:
+    """Vocabulary parameters of the lowest loss at a size and a budget (approach 3).
+
+    A larger vocabulary costs compute, so fewer tokens are left: 6 (N_nv + N_v) tokens = FLOP.
+    """
+    _, law, theta = law_of("tao-2024")
+    c = law.constants(theta)
+    low, high, words, i = math.log(1e2 * width), math.log(1e7 * width), np.zeros(0), 0
+    for _ in range(4):
+        words = np.exp(np.linspace(low, high, 401))
+        tokens = flop / (6.0 * (params + words))
+        i = int(np.argmin(c["A_2"] * words ** -c["a_2"] + c["B"] * tokens ** -c["b"]))
+        low, high = math.log(words[max(i - 1, 0)]), math.log(words[min(i + 1, 400)])
+    return float(words[i])
 
 
 CHOICE = VocabularySize()

@@ -25,6 +25,9 @@ class Benchmark(Law):
     reference: ClassVar[str] = "Owen 2024, arXiv 2401.04757, section 3"
     inputs: ClassVar[tuple[str, ...]] = ("compute_flop",)
     output: ClassVar[str] = "accuracy"
+    signed: ClassVar[tuple[str, ...]] = ("accuracy",)
+    log_residual: ClassVar[bool] = False
+    delta: ClassVar[float] = 0.05
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Parameter(name="floor", low=0.0, high=1.0, meaning="chance"),
         Parameter(name="k", low=0.01, high=20.0, meaning="steepness per decade"),

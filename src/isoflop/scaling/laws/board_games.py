@@ -25,6 +25,9 @@ class BoardGames(Law):
     reference: ClassVar[str] = "Jones 2021, arXiv 2104.03113, table 3"
     inputs: ClassVar[tuple[str, ...]] = ("train_flop", "elo")
     output: ClassVar[str] = "log10_test_flop"
+    signed: ClassVar[tuple[str, ...]] = ("elo", "log10_test_flop")
+    log_residual: ClassVar[bool] = False
+    delta: ClassVar[float] = 0.1
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Parameter(name="a", low=-5.0, high=0.0, meaning="trade of training for test compute"),
         Parameter(name="b", low=0.0, high=1.0, meaning="per Elo"),

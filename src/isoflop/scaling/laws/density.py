@@ -25,6 +25,7 @@ class Density(Law):
     reference: ClassVar[str] = "Xiao et al. 2024, arXiv 2412.04315, equation 6"
     inputs: ClassVar[tuple[str, ...]] = ("days",)
     output: ClassVar[str] = "density"
+    signed: ClassVar[tuple[str, ...]] = ("days",)
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Parameter(name="a", low=0.0, high=0.1, meaning="growth per day"),
         Parameter(name="b", low=-10.0, high=10.0, meaning="offset"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
-from ..law import Array, Data, Law, Parameter
+from ..law import Allocation, Array, Data, Law, Parameter
+from ..split import split_budget
 
 
 @final
@@ -23,6 +24,7 @@ class ExpertSparsity(Law):
     title: ClassVar[str] = "loss from total parameters, tokens and sparsity"
     reference: ClassVar[str] = "Abnar et al. 2025, arXiv 2501.12370, equation 6"
     inputs: ClassVar[tuple[str, ...]] = ("params", "tokens", "sparsity")
+    signed: ClassVar[tuple[str, ...]] = ("sparsity",)
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Parameter(name="e", low=0.0, high=10.0, meaning="floor"),
         Parameter(name="a", low=1e-3, high=1e12, log=True, meaning="size scale"),
@@ -42,6 +44,10 @@ class ExpertSparsity(Law):
         mixed = d * density**-delta * x["params"] ** -gamma
         terms = a * x["params"] ** -alpha + b * x["tokens"] ** -beta
         return e + terms + c * density**-lam + mixed
+
+    def optimum(self, theta: Array, budget_flop: float, **given: float) -> Allocation:
+        """With (1 - S) N parameters at work on a token."""
+        return split_budget(self, theta, budget_flop, given, 1.0 - given.get("sparsity", 0.0))
 
 
 LAW = ExpertSparsity()

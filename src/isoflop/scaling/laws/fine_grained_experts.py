@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
-from ..law import Array, Data, Law, Parameter
+from ..law import Allocation, Array, Data, Law, Parameter
+from ..split import split_budget
 
 
 @final
@@ -37,6 +38,10 @@ class FineGrainedExperts(Law):
         c, a, alpha, b, beta, g, gamma = (theta[..., i, None] for i in range(7))
         size = (g * x["granularity"] ** -gamma + a) * x["params"] ** -alpha
         return c + size + b * x["tokens"] ** -beta
+
+    def optimum(self, theta: Array, budget_flop: float, **given: float) -> Allocation:
+        """Size and tokens at these other inputs, 6 N D = C."""
+        return split_budget(self, theta, budget_flop, given)
 
 
 LAW = FineGrainedExperts()

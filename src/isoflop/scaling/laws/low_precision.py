@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
-from ..law import Array, Data, Law, Parameter
+from ..law import Allocation, Array, Data, Law, Parameter
+from ..split import split_budget
 
 
 @final
@@ -37,6 +38,10 @@ class LowPrecision(Law):
         size = a_ * (x["params"] * x["eff_params"]) ** -alpha
         data = b_ * (x["tokens"] * x["eff_tokens"]) ** -beta
         return (size + data) ** gamma + e_
+
+    def optimum(self, theta: Array, budget_flop: float, **given: float) -> Allocation:
+        """Size and tokens at these other inputs, 6 N D = C."""
+        return split_budget(self, theta, budget_flop, given)
 
 
 LAW = LowPrecision()

@@ -43,6 +43,7 @@ class Mixture(Law):
     title: ClassVar[str] = "loss on one domain from the mixture's shares"
     reference: ClassVar[str] = "Ye et al. 2024, arXiv 2403.16952, equation 7"
     inputs: ClassVar[tuple[str, ...]] = shares(3)
+    signed: ClassVar[tuple[str, ...]] = shares(3)
     parameters: ClassVar[tuple[Parameter, ...]] = mixture_parameters(3)
 
     def predict(self, theta: Array, x: Data) -> Array:

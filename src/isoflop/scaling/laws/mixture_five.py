@@ -21,6 +21,7 @@ class MixtureFive(Law):
     title: ClassVar[str] = "loss on one domain from the shares of five"
     reference: ClassVar[str] = "Ye et al. 2024, arXiv 2403.16952, equation 7"
     inputs: ClassVar[tuple[str, ...]] = shares(5)
+    signed: ClassVar[tuple[str, ...]] = shares(5)
     parameters: ClassVar[tuple[Parameter, ...]] = mixture_parameters(5)
 
     def predict(self, theta: Array, x: Data) -> Array:

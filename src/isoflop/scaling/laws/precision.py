@@ -6,7 +6,8 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from ..law import Array, Data, Law, Parameter
+from ..law import Allocation, Array, Data, Law, Parameter
+from ..split import split_budget
 
 
 @final
@@ -46,6 +47,10 @@ class Precision(Law):
         kept = -np.expm1(-x["bits_weight"] / g_w)
         kept = kept * -np.expm1(-x["bits_activation"] / g_a) * -np.expm1(-x["bits_kv"] / g_kv)
         return e_ + a_ * (x["params"] * kept) ** -alpha + b_ * x["tokens"] ** -beta
+
+    def optimum(self, theta: Array, budget_flop: float, **given: float) -> Allocation:
+        """Size and tokens at these other inputs, 6 N D = C."""
+        return split_budget(self, theta, budget_flop, given)
 
 
 LAW = Precision()

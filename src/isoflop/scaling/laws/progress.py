@@ -26,6 +26,7 @@ class Progress(Law):
     reference: ClassVar[str] = "Ho et al. 2024, arXiv 2403.05812, model 7"
     inputs: ClassVar[tuple[str, ...]] = ("params", "tokens", "years")
     output: ClassVar[str] = "log_perplexity"
+    signed: ClassVar[tuple[str, ...]] = ("years",)
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Parameter(name="a", low=-10.0, high=10.0, meaning="size offset"),
         Parameter(name="a_Y", low=-1.0, high=1.0, meaning="yearly gain of size"),

@@ -24,6 +24,9 @@ class RlSigmoid(Law):
     reference: ClassVar[str] = "Khatri et al. 2025, arXiv 2510.13786, equation 1"
     inputs: ClassVar[tuple[str, ...]] = ("compute_flop",)
     output: ClassVar[str] = "reward"
+    signed: ClassVar[tuple[str, ...]] = ("reward",)
+    log_residual: ClassVar[bool] = False
+    delta: ClassVar[float] = 0.02
     parameters: ClassVar[tuple[Parameter, ...]] = (
         Parameter(name="R_0", low=0.0, high=1.0, meaning="reward before"),
         Parameter(name="A", low=0.0, high=1.0, meaning="ceiling"),
