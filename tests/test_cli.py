@@ -123,3 +123,16 @@ def test_python_m_isoflop_is_the_command():
 
     done = subprocess.run([sys.executable, "-m", "isoflop", "--version"], capture_output=True)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["accelerators", "clusters", "formats", "models", "runs"])
+def test_catalog_lists_cut_no_number(capsys, kind):
+    main(["catalog", "list", kind])
+    assert "…" not in capsys.readouterr().out
+
+
+def test_catalog_list_gives_programs_numbers(capsys):
+    main(["catalog", "list", "accelerators", "--json"])
+    rows = {r["id"]: r for r in json.loads(capsys.readouterr().out)}
+    assert rows["h100-sxm"]["bandwidth_bytes_per_s"] == pytest.approx(3.35e12, rel=0.01)
+    assert rows["h100-sxm"]["dense_flop_per_s"]["bf16"] == pytest.approx(989e12, rel=0.01)

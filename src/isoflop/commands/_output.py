@@ -77,7 +77,8 @@ def table(
 ) -> Any:
     """A plain rich table: the first `left` columns left-aligned, the rest right-aligned.
 
-    With `wrap` the last column takes the remaining width and wraps; the others never do.
+    Too wide a table wraps its left columns, names of things, and with `wrap` the last one. Numbers
+    are never cut.
     """
     from rich import box
     from rich.table import Table
@@ -92,7 +93,9 @@ def table(
     )
     for i, name in enumerate(columns):
         last = wrap and i == len(columns) - 1
-        result.add_column(name, justify="left" if i < left else "right", no_wrap=not last)
+        free = i < left or last
+        result.add_column(name, justify="left" if i < left else "right", no_wrap=not free,
+                          overflow="fold")  # fmt: skip
     for row in rows:
         result.add_row(*row)
     return result

@@ -59,13 +59,37 @@ def list_entries(kind: str = "", *, json: _JSON = False) -> None:
         console().print(table("Catalogs", ["catalog", "entries", "list them with"], rows))
         return
     name, cls = _kind(kind)
-    records = [_summary(entry) for entry in catalog.load_all(name, cls)]
+    entries = catalog.load_all(name, cls)
     if json:
-        print_json(records)
+        print_json([_record(entry) for entry in entries])
         return
+    records = [_summary(entry) for entry in entries]
     columns = list(records[0]) if records else ["id"]
     rows = [[str(r.get(c, "")) for c in columns] for r in records]
-    console().print(table(f"{len(records)} {name}", columns, rows, left=2))
+    console().print(table(f"{len(records)} {name}", columns, rows, left=2,
+                          wrap=name == "clusters"))  # fmt: skip
+
+
+def _record(entry: object) -> dict[str, object]:
+    """The line of a list for programs: plain numbers in SI units."""
+    from ..hardware import Accelerator
+    from ..models import ModelSpec
+
+    if isinstance(entry, Accelerator):
+        usd = entry.price.on_demand_usd_per_hour if entry.price else None
+        return {
+            "id": entry.id, "name": entry.name, "family": entry.family,
+            "memory_bytes": entry.memory.capacity_bytes,
+            "bandwidth_bytes_per_s": entry.memory.bandwidth_bytes_per_s,
+            "dense_flop_per_s": entry.rates.dense_flop_per_s, "usd_per_hour": usd,
+        }  # fmt: skip
+    if isinstance(entry, ModelSpec):
+        return {
+            "id": entry.id, "name": entry.name, "parameters": entry.parameters,
+            "active_parameters": entry.active_parameters, "layers": entry.depth,
+            "max_context": entry.max_context, "weight_format": entry.weight_format,
+        }  # fmt: skip
+    return dict(_summary(entry))
 
 
 def _summary(entry: object) -> dict[str, str]:
@@ -78,10 +102,11 @@ def _summary(entry: object) -> dict[str, str]:
     if isinstance(entry, Accelerator):
         fmt = next((f for f in ("bf16", "fp16", "fp32") if f in entry.rates.dense_flop_per_s), "")
         rate = show_flop_rate(entry.rates.dense_flop_per_s[fmt]) if fmt else "-"
+        usd = f"{entry.price.on_demand_usd_per_hour:.2f}" if entry.price else "-"
         return {
             "id": entry.id, "name": entry.name, "memory": show_bytes(entry.memory.capacity_bytes),
             "bandwidth": show_rate(entry.memory.bandwidth_bytes_per_s),
-            "dense rate": f"{rate} {fmt}",
+            "dense rate": f"{rate} {fmt}", "USD/h": usd,
         }  # fmt: skip
     if isinstance(entry, Cluster):
         tiers = " > ".join(f"{t.name} ({t.devices})" for t in entry.tiers)
@@ -97,7 +122,7 @@ def _summary(entry: object) -> dict[str, str]:
     return {
         "id": entry.id, "name": entry.name, "parameters": show_count(entry.parameters),
         "active": show_count(entry.active_parameters), "layers": str(entry.depth),
-        "context": show_count(entry.max_context),
+        "context": f"{entry.max_context:,}",
     }  # fmt: skip
 
 
