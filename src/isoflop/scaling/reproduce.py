@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, IsoflopError
 from .columns import Runs
 from .fit import fit_law
 from .law import find_law
 from .published import load_published
-from .reproduce_forms import benchmark, mixing, parallel, step_law
+from .reproduce_forms import benchmark, mixing, parallel
 from .reproduce_recipes import gadre, quartet, vocabulary
+from .reproduce_sweeps import porian, step_law
 from .reproduced import Reproduced, column, read_table
 from .solve import generic
 
@@ -88,27 +89,6 @@ def epoch_resamples(runs: int) -> Array:
     rng = np.random.RandomState(42)
     drawn = [rng.choice(runs, runs, replace=True) for _ in range(4000)]
     return np.stack([np.bincount(d, minlength=runs) for d in drawn]).astype(float)
-
-
-def porian(folder: Path) -> list[Reproduced]:
-    """Porian et al. 2024: exponents of N* through the optima of each experiment."""
-    pairs = read_table(folder / "porian_optimal_pairs.csv")
-    keys = ("dataset", "hparams", "warmup", "decay", "param_count", "val", "file")
-    out = []
-    for target in read_table(folder / "porian_published_fits.csv"):
-        rows = [r for r in pairs if all(r[k] == target[k] for k in keys) and r["n"]]
-        if not rows:
-            continue
-        flop, n = column(rows, "flops"), column(rows, "n")
-        weight = 1.0 / np.maximum(column(rows, "n_star_std"), 1e-12)
-        # numpy weights residuals, so 1/std makes the squares inverse variances.
-        slope = float(np.polyfit(np.log(flop), np.log(n), 1, w=weight)[0])
-        name = f"porian-2024 {target['dataset']} {target['hparams']} {target['warmup']} " \
-               f"{target['decay']} {target['param_count']}"  # fmt: skip
-        width = float(target["a_hi95"]) - float(target["a_lo95"])
-        out.append(Reproduced(fit=name, quantity="exponent of N*", published=float(target["a"]),
-                              ours=slope, error=width / 3.92))  # fmt: skip
-    return out
 
 
 def clark(folder: Path) -> list[Reproduced]:
@@ -242,6 +222,6 @@ def reproduce(folder: Path) -> tuple[list[Reproduced], list[str], float]:
     for name, function in SOURCES.items():
         try:
             found += function(folder)
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, IsoflopError) as error:
             absent.append(f"{name}: {error}")
     return found, absent, time.perf_counter() - began

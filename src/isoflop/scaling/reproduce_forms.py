@@ -38,6 +38,12 @@ def mixing(folder: Path) -> list[Reproduced]:
     for i in range(1, 6):
         y = column(rows, f"loss_domain_{i}")
         out += _again(f"ye-2024-domain-{i}-refit", x, y, "c", held=train)
+    n = np.array([float(r["group"][:-1]) * 1e6 for r in table])
+    x = {name: column(table, f"proportion_domain_{i}") for i, name in enumerate(shares(5), 1)}
+    for i in range(1, 6):
+        y = column(table, f"loss_domain_{i}")
+        out += _again(f"ye-2024-domain-{i}-sized-refit", {"params": n, **x}, y, "c",
+                      held=n < n.max())  # fmt: skip
     return out
 
 
@@ -77,46 +83,3 @@ def _again(
         note=f"catalog constant fitted again; {int((~held).sum())} runs held out {error:.2f}% off "
         f"on average, their mean {usual:.1f}%",
     )]  # fmt: skip
-
-
-def step_law(folder: Path) -> list[Reproduced]:
-    """Li et al. 2025: the best learning rate of each grid, by size and tokens.
-
-    At each size and amount of data a paraboloid through the runs within 1% of the lowest loss gives
-    the optimum, or the lowest run where it has none inside.
-    """
-    rows = read_table(folder / "sldbench_lr_bsz.csv.gz")
-    n, d, lr, batch, y = (column(rows, k) for k in (
-        "non_embedding_param_size", "data_size", "lr", "bsz", "lm_loss"))  # fmt: skip
-    points = []
-    for size, tokens in sorted(set(zip(n.tolist(), d.tolist()))):
-        here = (n == size) & (d == tokens)
-        points.append((size, tokens, _best_rate(np.log(lr[here]), np.log(batch[here]), y[here])))
-    table = np.log(np.array(points))
-    design = np.column_stack([np.ones(len(table)), table[:, 0], table[:, 1]])
-    found = np.linalg.lstsq(design, table[:, 2], rcond=None)[0]
-    entry = load_published("steplaw-2025-lr")
-    return [
-        Reproduced(fit=entry.id, quantity=f"exponent {name}", published=entry.constants[name],
-                   ours=float(value), tolerance=0.05,
-                   error=(entry.high95[name] - entry.low95[name]) / 3.92,
-                   note="runs of all shapes; within the published 95% interval")
-        for name, value in zip(("a", "b"), found[1:])
-    ]  # fmt: skip
-
-
-def _best_rate(log_lr: Array, log_batch: Array, loss: Array) -> float:
-    """Learning rate at the minimum of a paraboloid near the lowest loss."""
-    near = loss < loss.min() * 1.01
-    lowest = float(np.exp(log_lr[np.argmin(loss)]))
-    if near.sum() < 10:
-        return lowest
-    u, v = log_lr[near], log_batch[near]
-    design = np.column_stack([np.ones(len(u)), u, v, u * u, v * v, u * v])
-    c = np.linalg.lstsq(design, loss[near], rcond=None)[0]
-    hessian = np.array([[2 * c[3], c[5]], [c[5], 2 * c[4]]])
-    if np.any(np.linalg.eigvalsh(hessian) <= 0):
-        return lowest
-    best = -np.linalg.solve(hessian, c[1:3])
-    inside = u.min() <= best[0] <= u.max() and v.min() <= best[1] <= v.max()
-    return float(np.exp(best[0])) if inside else lowest

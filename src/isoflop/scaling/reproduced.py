@@ -49,11 +49,16 @@ class Reproduced:
         near = gap <= 0.01 * abs(self.published)
         return bool(near or (self.error is not None and gap <= 0.2 * self.error))
 
+    @property
+    def refit(self) -> bool:
+        """Whether the constants compared with are the catalog's own, not a paper's."""
+        return self.fit.endswith("-refit")
+
     def row(self) -> dict[str, Any]:
         """As a plain record."""
-        return {"fit": self.fit, "quantity": self.quantity, "published": self.published,
-                "ours": self.ours, "standard_error": self.error, "ok": self.ok,
-                "tolerance": self.tolerance, "note": self.note}  # fmt: skip
+        return {"fit": self.fit, "refit": self.refit, "quantity": self.quantity,
+                "published": self.published, "ours": self.ours, "standard_error": self.error,
+                "ok": self.ok, "tolerance": self.tolerance, "note": self.note}  # fmt: skip
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

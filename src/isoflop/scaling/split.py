@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..errors import InvalidInput
-from .law import Allocation, Array, Data, Law
+from .law import Allocation, Array, Law
 
 LOW_N, HIGH_N = 1e5, 1e15
 GRID = 801
@@ -16,8 +16,9 @@ ROUNDS = 4
 
 
 def split_budget(
-    law: Law, theta: Array, budget_flop: float, given: Mapping[str, float], share: float = 1.0
-) -> Allocation:
+    law: Law, theta: Array, budget_flop: float, given: Mapping[str, float], *, share: float = 1.0,
+    sizes: tuple[float, float] = (LOW_N, HIGH_N),
+) -> Allocation:  # fmt: skip
     """The size and tokens of the lowest prediction along 6 share N D = budget.
 
     Parameters
@@ -26,6 +27,8 @@ def split_budget(
         The law's other inputs.
     share : float
         Part of the parameters that works on a token.
+    sizes : (low, high)
+        Parameters searched.
 
     Raises
     ------
@@ -39,10 +42,11 @@ def split_budget(
             f"The law '{law.name}' also needs {', '.join(missing)}: "
             f"{' '.join(f'--given {name}=VALUE' for name in missing)}."
         )
-    low, high = np.log(LOW_N), np.log(HIGH_N)
+    low, high = np.log(sizes[0]), np.log(sizes[1])
+    n, y, i, x = np.zeros(0), np.zeros(0), 0, {}
     for _ in range(ROUNDS):
         n = np.exp(np.linspace(low, high, GRID))
-        x: Data = {name: np.full(GRID, float(given[name])) for name in others}
+        x = {name: np.full(GRID, float(given[name])) for name in others}
         x = {**x, "params": n, "tokens": budget_flop / (6.0 * share * n)}
         with np.errstate(all="ignore"):
             y = law.predict(theta, x)

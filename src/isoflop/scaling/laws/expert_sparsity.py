@@ -47,7 +47,7 @@ class ExpertSparsity(Law):
 
     def optimum(self, theta: Array, budget_flop: float, **given: float) -> Allocation:
         """With (1 - S) N parameters at work on a token."""
-        return split_budget(self, theta, budget_flop, given, 1.0 - given.get("sparsity", 0.0))
+        return split_budget(self, theta, budget_flop, given, share=1.0 - given.get("sparsity", 0.0))
 
 
 LAW = ExpertSparsity()

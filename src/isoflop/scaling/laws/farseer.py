@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import numpy as np
 
 from ..law import Allocation, Array, Data, Law, Parameter
+from ..split import split_budget
 
 
 @final
@@ -42,25 +43,9 @@ class Farseer(Law):
         return floor + scale * d**-power
 
     def optimum(self, theta: Array, budget_flop: float, **given: float) -> Allocation:
-        """By search along 6 N D = C: from a grid over sizes, then between its neighbours."""
-        from scipy.optimize import minimize_scalar
-
-        def loss(log_n: Array) -> Array:
-            n = np.exp(np.atleast_1d(log_n))
-            with np.errstate(over="ignore"):
-                return self.predict(theta, {"params": n, "tokens": budget_flop / (6.0 * n)})
-
-        # One token per parameter at the one end, a hundred thousand at the other.
-        middle = 0.5 * np.log(budget_flop / 6.0)
-        grid = np.linspace(middle - 5.8, middle, 40)
-        i = int(np.clip(np.argmin(loss(grid)), 1, len(grid) - 2))
-        found: Any = minimize_scalar(
-            lambda z: float(loss(z)[0]), method="bounded", bounds=(grid[i - 1], grid[i + 1]),
-            options={"xatol": 1e-9},
-        )  # fmt: skip
-        params = float(np.exp(found.x))
-        return Allocation(inputs={"params": params, "tokens": budget_flop / (6.0 * params)},
-                          prediction=float(found.fun))  # fmt: skip
+        """By search along 6 N D = C, from one token per parameter to a hundred thousand."""
+        most = float(np.sqrt(budget_flop / 6.0))
+        return split_budget(self, theta, budget_flop, given, sizes=(most * 3e-3, most))
 
     def starts(self, x: Data, y: Array) -> Array:
         """Chinchilla's floor and size term as the first, its data term as the second."""
