@@ -190,7 +190,7 @@ def main() -> int:
     parser.add_argument("--values", type=int, default=100_000_000)
     arguments = parser.parse_args()
     tensors.EVERYWHERE = True  # so that --device cpu also tests the tensor bodies
-    _floatround.SMALL = 1 << 62  # the reference is the NumPy body
+    _floatround.FORCED = "plain"  # the reference is the NumPy body
     gpu = torch.cuda.get_device_name() if arguments.device == "cuda" else "CPU tensors"
     print(f"{gpu}, torch {torch.__version__}, numpy {np.__version__}")
     failed = 0

@@ -31,5 +31,5 @@ def body(request, monkeypatch):
     """Run a test on the NumPy body and on the compiled one."""
     if request.param == "compiled" and _floatround.kernels() is None:
         pytest.skip("numba is not installed")
-    monkeypatch.setattr(_floatround, "SMALL", 0 if request.param == "compiled" else 1 << 62)
+    monkeypatch.setattr(_floatround, "FORCED", request.param)
     return request.param

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from isoflop.errors import InvalidInput
-from isoflop.numerics import training
+from isoflop.numerics import recipes, training
 
 
 def test_rotation_is_orthogonal_and_flattens_outliers():
@@ -102,7 +102,7 @@ def test_a_tiny_transformer_learns_in_four_bits():
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
     exact = train(torch, torch.nn.Linear, 700)
-    four = train(torch, training.four_bit_linear, 700)
+    four = train(torch, recipes.four_bit_linear, 700)
     start = np.log(16)
     assert exact < 0.5 * start
     assert exact < four < 0.8 * start
@@ -111,7 +111,7 @@ def test_a_tiny_transformer_learns_in_four_bits():
 def test_four_bit_gradients_are_unbiased():
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    layer = training.four_bit_linear(32, 16)
+    layer = recipes.four_bit_linear(32, 16)
     x = torch.randn(64, 32)
     upstream = torch.randn(64, 16)
     grads = []

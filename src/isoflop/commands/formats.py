@@ -214,3 +214,61 @@ def divergence(*, sequences: int = 32, steps: int = 48, seed: int = 0, json: _JS
         f"{sequences} sequences of {steps} tokens, sums in {', '.join(map(str, SPLITS))} pieces",
         head, cells,
     ))  # fmt: skip
+
+
+@app.command
+def train(
+    *recipes: str, steps: int = 300, seeds: int = 2, rate: float = 3e-3, finish: float = 0.0,
+    rounding: str = "toward_zero", json: _JSON = False,
+) -> None:  # fmt: skip
+    """Train a tiny transformer under formats and recipes: loss, spread, divergence, sharpness.
+
+    Parameters
+    ----------
+    recipes
+        fp32; a scalar format, to which the operands of every product are cut (e8m7, fp8-e4m3); a
+        block format or quartet, a recipe of the linear layers. Default: some of each.
+    steps
+        Training steps, at least 20 (about 10 ms each).
+    seeds
+        Runs per recipe.
+    rate
+        Learning rate of Adam.
+    finish
+        Share of the steps, the last ones, in which a recipe's backward products are exact.
+    rounding
+        Of scalar formats; toward_zero masks bits.
+    """
+    from ..errors import InvalidInput
+    from ..numerics.recipes import RECIPES_SHOWN
+    from ..numerics.stability import bit_reduction
+    from ._output import console, print_json, progress_bar, table
+
+    if not 1 <= seeds <= 100:
+        raise InvalidInput(f"{seeds} seeds; between 1 and 100 runs per recipe can be made.")
+    names = recipes or RECIPES_SHOWN
+    with progress_bar("recipes", True) as progress:
+        rows = bit_reduction(
+            [None if name == "fp32" else name for name in names], steps=steps, seeds=range(seeds),
+            finish=finish, learning_rate=rate, rounding=rounding, progress=progress,
+        )  # fmt: skip
+    if json:
+        print_json(rows)
+        return
+    cells = [
+        [r["format"], f"{r['loss']:.4f}", f"{r['spread']:.4f}", f"{r['diverged']:.0%}",
+         f"{r['evaluated']:.4f}", f"{r['sharpness_percent']:.4f}",
+         "-" if r["noise_ratio"] is None else f"{r['noise_ratio']:.1f}"]
+        for r in rows
+    ]  # fmt: skip
+    head = [
+        "recipe",
+        "loss",
+        "spread",
+        "diverged",
+        "rounded after",
+        "sharpness %",
+        "gradient/noise",
+    ]
+    title = f"A one-block transformer after {steps} steps, {seeds} seeds (a uniform guess: 2.7726)"
+    console().print(table(title, head, cells))

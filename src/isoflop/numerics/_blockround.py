@@ -39,10 +39,10 @@ def run(fmt: BlockFormat, x: np.ndarray, policy) -> np.ndarray | None:
     """Round float32 `x` with a compiled body; None where the NumPy body must do it."""
     element = fmt.element
     if (
-        x.dtype != np.float32 or x.size < _floatround.SMALL or fmt.block not in _BLOCKS
+        x.dtype != np.float32 or fmt.block not in _BLOCKS
         or not isinstance(element, FloatFormat) or not 1 <= element.mantissa_bits <= 22
         or policy.rounding != "nearest_even" or policy.float32_steps or not element.negative_zero
-        or not _floatround.fits(element, x.dtype) or _floatround.kernels() is None
+        or not _floatround.fits(element, x.dtype) or not _floatround.compiled(x.size)
     ):  # fmt: skip
         return None
     from . import _blockkernels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Literal
 
 import numpy as np
 from attrs import frozen
@@ -13,8 +14,11 @@ from . import _plain
 from .formats.floating import FloatFormat
 from .policies import RoundingPolicy
 
-SMALL = 1 << 15
-"""Arrays below this size use the NumPy body unless the kernels are loaded already."""
+SMALL, SMALL_LOADED = 1 << 15, 1 << 9
+"""Arrays below this size use the NumPy body: before the kernels are loaded, and after."""
+
+FORCED: Literal["plain", "compiled"] | None = None
+"""The body that is used whatever the size, for tests; None chooses by size."""
 
 _CHUNK = 1 << 16
 _ALL = 0xFFFFFFFFFFFFFFFF
@@ -225,6 +229,14 @@ def kernels():
     return _kernels
 
 
+def compiled(size: int) -> bool:
+    """Whether an array of `size` values goes to the kernels."""
+    if FORCED is not None:
+        return FORCED == "compiled" and kernels() is not None
+    loaded = kernels.cache_info().currsize > 0
+    return size >= (SMALL_LOADED if loaded else SMALL) and kernels() is not None
+
+
 def fits(fmt: FloatFormat, dtype: np.dtype) -> bool:
     """Whether the kernels for `dtype` (float32, float64) cover the format's range."""
     info = np.finfo(dtype)
@@ -304,11 +316,7 @@ def run(x, fmt, policy, codes: bool, out, seed: int, random, threads: int) -> No
     """Round flat contiguous `x` (float32 or float64) into flat `out`, values or codes."""
     want = outcomes(fmt, policy, codes)
     irregular = "error" in (*want.over, *want.infinite) or policy.overflow == "pychop"
-    compiled = (
-        random is None and not irregular and fits(fmt, x.dtype)
-        and x.size >= SMALL and kernels() is not None
-    )  # fmt: skip
-    if not compiled:
+    if random is not None or irregular or not fits(fmt, x.dtype) or not compiled(x.size):
         plain(x, fmt, policy, want, codes, out, seed, random)
         return
     width = x.dtype.itemsize * 8

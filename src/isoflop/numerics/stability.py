@@ -15,14 +15,14 @@ the first paper's were not at hand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import InvalidInput
-from .formats import load
-from .rounding import round_to
+from . import recipes
+from .tiny_transformer import VOCAB, TinyTransformer, draw, log_sum_exp, train
 
 REDUCTIONS = ("e8m7", "e8m6", "e8m5", "e8m4", "e8m3", "e8m2", "e8m1")
 """bfloat16 and what is left of it as mantissa bits go."""
@@ -30,18 +30,11 @@ REDUCTIONS = ("e8m7", "e8m6", "e8m5", "e8m4", "e8m3", "e8m2", "e8m1")
 RADIUS = 5e-4
 """Default half-width of the box, as a fraction of one plus a logit's magnitude."""
 
-VOCAB, WIDTH, CONTEXT, BATCH = 16, 32, 8, 32
-NORM_EPS = 1e-5
-ADAM_1, ADAM_2, ADAM_EPS = 0.9, 0.99, 1e-8
 TAIL = 20
 """Steps whose mean is the final loss."""
 
-Weights = dict[str, np.ndarray]
-
-
-def _log_sum_exp(x: np.ndarray) -> np.ndarray:
-    top = x.max(-1, keepdims=True)
-    return top[..., 0] + np.log(np.exp(x - top).sum(-1))
+NOISE_BATCHES = 16
+"""Batches whose mean gradient is compared with the rounding noise of one."""
 
 
 def logit_sharpness(logits: np.ndarray, targets: np.ndarray, radius: float = RADIUS) -> np.ndarray:
@@ -84,152 +77,25 @@ def logit_sharpness(logits: np.ndarray, targets: np.ndarray, radius: float = RAD
     step = radius * (np.abs(z) + 1)
     corner = z + step
     corner[rows, wanted] -= 2 * step[rows, wanted]
-    flat = _log_sum_exp(z) - z[rows, wanted]
-    worst = _log_sum_exp(corner) - corner[rows, wanted]
+    flat = log_sum_exp(z) - z[rows, wanted]
+    worst = log_sum_exp(corner) - corner[rows, wanted]
     return 100 * (worst - flat) / (1 + flat)
-
-
-class ReducedTransformer:
-    """One causal attention head and one ReLU layer, whose products take operands cut to a format.
-
-    Parameters
-    ----------
-    format : str or None
-        Of the operands of every product; None leaves float32 alone.
-    rounding : str
-        Direction; toward_zero is masking.
-    seed : int
-        Of the initial weights.
-    """
-
-    def __init__(self, format: str | None, rounding: str = "toward_zero", seed: int = 0):
-        self.format = None if format is None else load(format)
-        self.rounding = rounding
-        rng = np.random.default_rng(seed)
-        sizes = {
-            "embed": (VOCAB, WIDTH), "place": (CONTEXT, WIDTH), "qkv": (WIDTH, 3 * WIDTH),
-            "out": (WIDTH, WIDTH), "up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH),
-            "head": (WIDTH, VOCAB),
-        }  # fmt: skip
-        self.weights: Weights = {
-            name: (rng.standard_normal(s) * (0.5 if s[1] == WIDTH and s[0] <= VOCAB else
-                   s[0] ** -0.5)).astype(np.float32)
-            for name, s in sizes.items()
-        }  # fmt: skip
-
-    def product(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """a times b after both are cut."""
-        if self.format is not None:
-            cut: dict[str, Any] = {"rounding": self.rounding, "overflow": "saturate"}
-            a = round_to(np.ascontiguousarray(a), self.format, **cut)
-            b = round_to(np.ascontiguousarray(b), self.format, **cut)
-        return np.matmul(a, b)
-
-    def forward(self, tokens: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Logits (batch, context, vocab) of tokens (batch, context), and what `backward` needs."""
-        w, t = self.weights, tokens.shape[1]
-        x = w["embed"][tokens] + w["place"][:t]
-        h, r1 = _norm(x)
-        q, k, v = np.split(self.product(h, w["qkv"]), 3, axis=-1)
-        scores = self.product(q, k.transpose(0, 2, 1)) * np.float32(WIDTH**-0.5)
-        scores = scores + np.triu(np.full((t, t), -1e9, np.float32), 1)
-        p = np.exp(scores - scores.max(-1, keepdims=True))
-        p /= p.sum(-1, keepdims=True)
-        a = self.product(p, v)
-        y = x + self.product(a, w["out"])
-        g, r2 = _norm(y)
-        u = self.product(g, w["up"])
-        z = y + self.product(np.maximum(u, 0), w["down"])
-        n, r3 = _norm(z)
-        kept = {
-            "tokens": tokens, "h": h, "r1": r1, "q": q, "k": k, "v": v, "p": p, "a": a, "g": g,
-            "r2": r2, "u": u, "n": n, "r3": r3,
-        }  # fmt: skip
-        return self.product(n, w["head"]), kept
-
-    def backward(self, slope: np.ndarray, c: dict[str, np.ndarray]) -> Weights:
-        """Gradients of the weights from the loss's slope in the logits."""
-        w, d = self.weights, {}
-
-        def linear(name: str, x: np.ndarray, s: np.ndarray) -> np.ndarray:
-            flat = x.reshape(-1, x.shape[-1])
-            d[name] = self.product(flat.T, s.reshape(-1, s.shape[-1]))
-            return self.product(s, w[name].T)
-
-        z = _norm_slope(linear("head", c["n"], slope), c["n"], c["r3"])
-        u = linear("down", np.maximum(c["u"], 0), z) * (c["u"] > 0)
-        y = z + _norm_slope(linear("up", c["g"], u), c["g"], c["r2"])
-        a = linear("out", c["a"], y)
-        p = self.product(a, c["v"].transpose(0, 2, 1))
-        v = self.product(c["p"].transpose(0, 2, 1), a)
-        s = c["p"] * (p - (p * c["p"]).sum(-1, keepdims=True)) * np.float32(WIDTH**-0.5)
-        q, k = self.product(s, c["k"]), self.product(s.transpose(0, 2, 1), c["q"])
-        h = linear("qkv", c["h"], np.concatenate([q, k, v], axis=-1))
-        x = y + _norm_slope(h, c["h"], c["r1"])
-        d["embed"] = np.zeros_like(w["embed"])
-        np.add.at(d["embed"], c["tokens"], x)
-        d["place"] = np.zeros_like(w["place"])
-        d["place"][: x.shape[1]] = x.sum(0)
-        return d
-
-    def loss(self, tokens: np.ndarray, wanted: np.ndarray) -> tuple[float, Weights]:
-        """Mean cross-entropy of the tokens that follow (batch, context), and its gradient."""
-        logits, kept = self.forward(tokens)
-        total = _log_sum_exp(logits)
-        truth = np.take_along_axis(logits, wanted[..., None], -1)
-        slope = np.exp(logits - total[..., None])
-        np.put_along_axis(
-            slope, wanted[..., None], np.take_along_axis(slope, wanted[..., None], -1) - 1, -1
-        )
-        return float(np.mean(total - truth[..., 0])), self.backward(slope / wanted.size, kept)
-
-
-def _norm(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    scale = 1 / np.sqrt(np.mean(x * x, -1, keepdims=True) + np.float32(NORM_EPS))
-    return x * scale, scale
-
-
-def _norm_slope(slope: np.ndarray, normed: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return scale * (slope - normed * np.mean(slope * normed, -1, keepdims=True))
-
-
-def draw(rng: np.random.Generator, batch: int = BATCH) -> tuple[np.ndarray, np.ndarray]:
-    """Random tokens, and what to say of each: itself plus the one before it, modulo the vocabulary
-    (itself at the start)."""
-    tokens = rng.integers(0, VOCAB, (batch, CONTEXT))
-    before = np.concatenate([np.zeros((batch, 1), tokens.dtype), tokens[:, :-1]], axis=1)
-    return tokens, (tokens + before) % VOCAB
-
-
-def train(
-    format: str | None, *, steps: int, learning_rate: float, seed: int = 0,
-    rounding: str = "toward_zero",
-) -> tuple[ReducedTransformer, np.ndarray]:  # fmt: skip
-    """Train with Adam in float32; losses by step, infinite from where one is not finite."""
-    model = ReducedTransformer(format, rounding, seed)
-    rng = np.random.default_rng(seed + 1000)
-    first = {n: np.zeros_like(x) for n, x in model.weights.items()}
-    second = {n: np.zeros_like(x) for n, x in model.weights.items()}
-    losses = np.full(steps, np.inf)
-    for step in range(1, steps + 1):
-        losses[step - 1], slopes = model.loss(*draw(rng))
-        if not np.isfinite(losses[step - 1]):
-            losses[step - 1 :] = np.inf
-            break
-        rate = learning_rate * np.sqrt(1 - ADAM_2**step) / (1 - ADAM_1**step)
-        for name, slope in slopes.items():
-            first[name] = ADAM_1 * first[name] + (1 - ADAM_1) * slope
-            second[name] = ADAM_2 * second[name] + (1 - ADAM_2) * slope * slope
-            change = rate * first[name] / (np.sqrt(second[name]) + ADAM_EPS)
-            model.weights[name] = (model.weights[name] - change).astype(np.float32)
-    return model, losses
 
 
 def bit_reduction(
     formats: Sequence[str | None] = REDUCTIONS, *, steps: int = 600, learning_rate: float = 3e-3,
     seeds: Sequence[int] = (0, 1, 2), rounding: str = "toward_zero", radius: float = RADIUS,
+    finish: float = 0.0, progress: Callable[[float], None] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Train once per format and seed; the stability of each format, in the order given.
+
+    Parameters
+    ----------
+    formats : sequence of str or None
+        A scalar format cuts the operands of every product; a block format or "quartet" names a
+        recipe of the linear layers (see `recipes`); None is float32.
+    finish : float
+        Share of the steps, the last ones, in which a recipe's backward products are exact, 0 to 1.
 
     Returns
     -------
@@ -238,36 +104,70 @@ def bit_reduction(
         spread: standard deviation of that over seeds; diverged: share of runs that ended no better
         than a uniform guess (ln 16) or not finite; evaluated: loss of the float32-trained weights
         evaluated in the format, without training in it; sharpness_percent: median over sequences
-        and seeds of `logit_sharpness` at the last token.
+        and seeds of `logit_sharpness` at the last token; noise_ratio: least over layers, mean over
+        seeds, of the trained model's `recipes.weight_noise_ratio` (None without a recipe): below
+        sqrt(3) the recipe's gradients no longer help.
 
     Raises
     ------
     InvalidInput
-        For fewer steps than the 20 the final loss is a mean of, or no seeds.
+        For fewer steps than the 20 the final loss is a mean of, no seeds, or another share.
     """
     if steps < TAIL or not seeds:
         raise InvalidInput(
             f"{steps} steps and {len(seeds)} seeds; at least {TAIL} steps and one seed are needed."
         )
+    if not 0 <= finish <= 1:
+        raise InvalidInput(f"The share of exact backward steps is {finish}; it is 0 to 1.")
     options: dict[str, Any] = {"steps": steps, "learning_rate": learning_rate}
     exact = [train(None, seed=s, **options)[0] for s in seeds]
-    tokens, wanted = draw(np.random.default_rng(7), batch=256)
     records = []
-    for name in formats:
-        finals, evaluated, sharp = [], [], []
-        for seed, reference in zip(seeds, exact):
-            model, losses = train(name, seed=seed, rounding=rounding, **options)
-            finals.append(float(np.mean(losses[-TAIL:])))
-            sharp.append(logit_sharpness(model.forward(tokens)[0][:, -1], wanted[:, -1], radius))
-            fewer = ReducedTransformer(name, rounding)
-            fewer.weights = reference.weights
-            evaluated.append(fewer.loss(tokens, wanted)[0])
-        finite = np.isfinite(finals).all()
-        records.append({
-            "format": name or "fp32", "loss": float(np.mean(finals)),
-            "spread": float(np.std(finals)) if finite else np.inf,
-            "diverged": float(np.mean([not f < np.log(VOCAB) for f in finals])),
-            "evaluated": float(np.mean(evaluated)),
-            "sharpness_percent": float(np.median(np.concatenate(sharp))),
-        })  # fmt: skip
+    for i, name in enumerate(formats):
+        records.append(
+            _stability(name, exact, seeds, rounding, radius, options | {"finish": finish})
+        )
+        if progress is not None:
+            progress((i + 1) / len(formats))
     return records
+
+
+def _stability(
+    name: str | None, exact: Sequence[TinyTransformer], seeds: Sequence[int], rounding: str,
+    radius: float, options: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """The record of one format; `exact` are the float32-trained models of the seeds."""
+    recipe = recipes.find(name) if name else None
+    cut = None if recipe else name
+    tokens, wanted = draw(np.random.default_rng(7), batch=256)
+    finals, evaluated, sharp, ratios = [], [], [], []
+    for seed, reference in zip(seeds, exact):
+        model, losses = train(cut, seed=seed, rounding=rounding, recipe=recipe, **options)
+        finals.append(float(np.mean(losses[-TAIL:])))
+        sharp.append(logit_sharpness(model.forward(tokens)[0][:, -1], wanted[:, -1], radius))
+        if recipe is not None:
+            ratios.append(_noise_ratio(model, recipe, seed))
+        fewer = TinyTransformer(cut, rounding, recipe=recipe)
+        fewer.weights = reference.weights
+        evaluated.append(fewer.loss(tokens, wanted)[0])
+    finite = np.isfinite(finals).all()
+    return {
+        "format": name or "fp32", "loss": float(np.mean(finals)),
+        "spread": float(np.std(finals)) if finite else np.inf,
+        "diverged": float(np.mean([not f < np.log(VOCAB) for f in finals])),
+        "evaluated": float(np.mean(evaluated)),
+        "sharpness_percent": float(np.median(np.concatenate(sharp))),
+        "noise_ratio": float(np.mean(ratios)) if ratios else None,
+    }  # fmt: skip
+
+
+def _noise_ratio(model: TinyTransformer, recipe: recipes.Recipe, seed: int) -> float:
+    """Least `recipes.weight_noise_ratio` of the model's layers."""
+    rng, batches = np.random.default_rng(seed + 2000), []
+    model.recipe = recipe
+    for _ in range(NOISE_BATCHES):
+        model.loss(*draw(rng))
+        batches.append(dict(model.last))
+    return min(
+        recipes.weight_noise_ratio(recipe, [batch[name] for batch in batches])
+        for name in batches[0]
+    )

@@ -1,6 +1,6 @@
 """FP4 training: the quantizers of forward and backward passes, and when 4 bits stop helping.
 
-`FourBitLinear` is a PyTorch layer whose three matrix products see quantized operands.
+`recipes` makes linear layers of them.
 
 References
 ----------
@@ -93,62 +93,3 @@ def noise_ratio(gradient: np.ndarray, format: Any = "nvfp4") -> float:
     error = round_to(rows, fmt, rounding="stochastic") - rows
     noise = float(np.sqrt(np.mean(error.astype(np.float64) ** 2)))
     return float(np.sqrt(np.mean(rows.astype(np.float64) ** 2))) / noise if noise else np.inf
-
-
-def _quantized(tensor: Any, format: str, rounding: str, seed: int) -> Any:
-    """A 2-D torch tensor rounded in blocks along its last axis, padded with zeros to fit."""
-    import torch
-
-    x = tensor.detach().numpy()
-    block = getattr(load(format), "block", 1) or 1
-    pad = -x.shape[-1] % block
-    padded = np.ascontiguousarray(np.pad(x, ((0, 0), (0, pad))))
-    y = round_to(padded, format, rounding=rounding, seed=seed)
-    return torch.from_numpy(np.ascontiguousarray(y[:, : x.shape[-1]]))
-
-
-def four_bit_linear(inputs: int, outputs: int, format: str = "nvfp4", backward: str = "stochastic"):
-    """A `torch.nn.Linear` whose forward and both backward products take quantized operands.
-
-    Each operand is quantized along the axis that its product sums over, as matrix units need.
-
-    Parameters
-    ----------
-    format : str
-        A block format.
-    backward : {"stochastic", "nearest_even", "exact"}
-        Rounding of gradients and of the operands they meet; "exact" leaves them alone.
-    """
-    import torch
-
-    counter = {"seed": 0}
-
-    def nearest(t):
-        return _quantized(t, format, "nearest_even", 0)
-
-    def back(t):
-        if backward == "exact":
-            return t
-        counter["seed"] += 1
-        return _quantized(t, format, backward, counter["seed"])
-
-    class Product(torch.autograd.Function):
-        @staticmethod
-        def forward(context, x, weight):
-            context.save_for_backward(x, weight)
-            return nearest(x) @ nearest(weight).T
-
-        @staticmethod
-        def backward(context, gradient):
-            x, weight = context.saved_tensors
-            to_x = back(gradient) @ back(weight.T.contiguous()).T
-            to_weight = back(gradient.T.contiguous()) @ back(x.T.contiguous()).T
-            return to_x, to_weight
-
-    class FourBitLinear(torch.nn.Linear):
-        def forward(self, x):
-            flat = x.reshape(-1, x.shape[-1])
-            y = Product.apply(flat, self.weight).reshape(*x.shape[:-1], -1)
-            return y if self.bias is None else y + self.bias
-
-    return FourBitLinear(inputs, outputs)

@@ -370,6 +370,68 @@ def test_lsq_step_gradient_is_the_published_one():
     assert ((qat.lsq_forward(w, step, -8, 7) - w) ** 2).mean() < first
 
 
+def test_training_with_learned_steps_beats_rounding_afterwards():
+    """A 3-bit student of a random layer: trained on its own grid against trained, then rounded."""
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    x = torch.randn(512, 24) * torch.linspace(0.3, 2, 24)
+    wanted = torch.tanh(x @ torch.randn(24, 12) / 4) @ torch.randn(12, 6)
+
+    def fit(hidden, out):
+        torch.manual_seed(1)
+        model = torch.nn.Sequential(hidden(24, 32), torch.nn.Tanh(), out(32, 6))
+        optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
+        for _ in range(300):
+            optimiser.zero_grad()
+            ((model(x) - wanted) ** 2).mean().backward()
+            optimiser.step()
+        return model
+
+    def loss(model):
+        return ((model(x) - wanted) ** 2).mean().item()
+
+    plain = fit(torch.nn.Linear, torch.nn.Linear)
+    learned = fit(*[lambda i, o: qat.lsq_linear(i, o, bits=3)] * 2)
+    exact = loss(plain)
+    for layer_ in (plain[0], plain[2]):
+        step = layer_.weight.detach().abs().max() / 3
+        layer_.weight.data = torch.clamp(torch.round(layer_.weight / step), -4, 3) * step
+    assert exact < loss(learned) < 0.6 * loss(plain)
+    start = qat.lsq_initial_step(np.zeros(1) + 1, 3)
+    assert learned[0].weight_step.item() != pytest.approx(start)
+    codes = learned[0].weight / learned[0].weight_step
+    assert codes.abs().max() > 1
+    full = fit(*[lambda i, o: qat.lsq_linear(i, o, bits=4, activation_bits=4)] * 2)
+    assert loss(full) < loss(plain)
+    assert full[0].input_step.item() > 0
+    with pytest.raises(InvalidInput, match="2 to 8 bits"):
+        qat.lsq_linear(4, 4, bits=1)
+
+
+def test_sorted_keys_of_a_trained_cache_lose_less():
+    """K-sort on the keys that a trained attention layer caches, and what attention makes of it."""
+    from isoflop.numerics.tiny_transformer import WIDTH, draw, train
+
+    errors, scores = np.zeros((2, 3)), np.zeros((2, 3))
+    for seed in range(3):
+        model, losses = train(None, steps=250, learning_rate=3e-3, seed=seed)
+        assert losses[-20:].mean() < 0.2
+        kept = model.forward(draw(np.random.default_rng(3), batch=64)[0])[1]
+        of_keys = model.weights["qkv"][:, WIDTH : 2 * WIDTH].T
+        order = ksort.permutation(of_keys, WIDTH, rotary=False)
+        exact = kept["q"] @ kept["k"].transpose(0, 2, 1)
+        for i, channels in enumerate((np.arange(WIDTH), order)):
+            k, q = np.ascontiguousarray(kept["k"][..., channels]), kept["q"][..., channels]
+            assert np.allclose(q @ k.transpose(0, 2, 1), exact, atol=1e-4)
+            cached = round_to(k, "bfp12-n8")
+            errors[i, seed] = ((cached - k) ** 2).sum()
+            scores[i, seed] = ((q @ cached.transpose(0, 2, 1) - exact) ** 2).sum()
+    assert np.all(errors[1] < errors[0])
+    assert scores[1].sum() < scores[0].sum()
+    assert errors[1].sum() < 0.97 * errors[0].sum()
+
+
 def test_straight_through_rounding_in_torch():
     torch = pytest.importorskip("torch")
     x = torch.linspace(-2, 2, 9, requires_grad=True)
