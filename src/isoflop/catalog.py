@@ -129,7 +129,7 @@ def structure(table: Mapping[str, Any], cls: type[T], where: str = "") -> T:
     return value
 
 
-def _key_of(field: attrs.Attribute) -> tuple[str, str | None]:
+def key_of(field: attrs.Attribute) -> tuple[str, str | None]:
     """TOML key of a field and the unit dimension its name carries, if any."""
     if field.metadata.get("plain"):
         return field.name, None
@@ -153,7 +153,7 @@ def _structure(
     for field in attrs.fields(cls):
         if not field.init or field.name in extra:
             continue
-        key, dimension = _key_of(field)
+        key, dimension = key_of(field)
         known[key] = field
         if key in table:
             path = f"{at}.{key}" if at else key

@@ -6,12 +6,17 @@ import json
 
 import numpy as np
 import pytest
+from attrs import evolve
 
-from isoflop.cost.engines import load_engine
+from isoflop.cost.engines import engine_text, load_engine, named_engine
+from isoflop.cost.features import Batch
 from isoflop.cost.step import StepModel
+from isoflop.errors import IsoflopError
 from isoflop.hardware import load_accelerator
 from isoflop.models import load_model
 from isoflop.plans import Formats, Plan
+from isoflop.serving.demo import demo_run
+from isoflop.serving.measure import calibrate, engine_with, read_latencies, retimed
 from isoflop.serving.server import Server
 from isoflop.serving.simulate import simulate
 from isoflop.serving.traffic import read_trace
@@ -59,13 +64,54 @@ def test_cache_capacity_in_tokens(model, device, tokens, version):
 
 
 def test_four_numbers_from_half_of_the_run():
-    from isoflop.serving.measure import calibrate, read_latencies
-
     path = shared(f"{RUN}/requests.jsonl")
-    found, _ = calibrate(run_server(), read_trace(path), read_latencies(path))
+    found = calibrate(run_server(), read_trace(path), read_latencies(path))
     assert found.fitted == found.checked == 150
     assert found.after <= 0.03
     assert found.after < found.before < found.baseline
     assert 0.7 < found.decode < 1.3
     assert found.step_s >= 0
     assert found.sequence_s >= 0
+
+
+def made(engine: str = "vllm") -> Server:
+    step = StepModel(model=load_model("llama-3.1-8b"), plan=Plan(), engine=load_engine(engine),
+                     device=load_accelerator("h100-sxm"))  # fmt: skip
+    return Server(step=step, max_sequences=64, max_tokens=1024, max_context=8192)
+
+
+def test_tables_follow_an_engine_without_tabulating():
+    server = made()
+    engine = engine_with(server.step, 1.2, 0.9, 3e-4, 2e-5)
+    again = evolve(server, step=evolve(server.step, engine=engine)).times.tables
+    quick = retimed(server.times, engine).tables
+    for name in again._fields:
+        np.testing.assert_allclose(getattr(quick, name), getattr(again, name), rtol=1e-9)
+
+
+def test_a_measured_engine_is_written_and_read_back(tmp_path):
+    server = made()
+    trace, latency = demo_run(server, requests=120)
+    found = calibrate(server, trace, latency, "demo")
+    assert found.after < 0.04 < found.before
+    path = tmp_path / "mine.toml"
+    path.write_text(engine_text(found.engine))
+    engine = named_engine(str(path))
+    assert engine.kernel_scale == pytest.approx(found.engine.kernel_scale, rel=1e-5)
+    assert (engine.step_s, engine.sequence_s, engine.prefill_scale) == pytest.approx(
+        (found.engine.step_s, found.engine.sequence_s, found.engine.prefill_scale), rel=1e-5
+    )
+    measured = evolve(server, step=evolve(server.step, engine=engine))
+    after = simulate(measured, trace).collected.e2e_s
+    assert np.mean(np.abs(after / latency - 1.0)) < 0.04
+    # Its own spread holds for what it was measured on, the kernels' and the engine's elsewhere.
+    batch = Batch(decode_sequences=16.0, decode_context=1024.0)
+    own = measured.step.interval(batch)
+    elsewhere = evolve(measured.step, device=load_accelerator("h200")).interval(batch)
+    assert own.high_s / own.seconds < 1.1 < elsewhere.high_s / elsewhere.seconds
+
+
+@pytest.mark.parametrize("name", ["vlm", "missing.toml"])
+def test_an_engine_nobody_measured_is_refused(name):
+    with pytest.raises(IsoflopError):
+        named_engine(name)

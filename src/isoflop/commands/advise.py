@@ -44,7 +44,8 @@ def advise(
     kv
         Cache formats to consider, likewise.
     engine
-        Engine whose overheads apply: vllm, vllm-v0 (before 0.8), sglang, trtllm or default.
+        Engine whose overheads apply: vllm, vllm-v0 (before 0.8), sglang, trtllm or default; or a
+        file that measure --out wrote.
     capacity
         Also find the highest load the configuration carries, and what multiples of it need.
     loads
@@ -54,7 +55,7 @@ def advise(
     plot
         Write a chart of price against time per token: .svg, .png or .html.
     """
-    from ..cost.engines import load_engine
+    from ..cost.engines import named_engine
     from ..formats import load_format
     from ..hardware import load_fleet
     from ..models import load_model
@@ -75,7 +76,7 @@ def advise(
         fits = trace.prompt_tokens + trace.output_tokens <= spec.max_context
         trace = trace if fits.all() else trace.take(np.nonzero(fits)[0])
     found = search(
-        spec, fleets, trace, promises, load_engine(engine), weights=formats["weights"],
+        spec, fleets, trace, promises, named_engine(engine), weights=formats["weights"],
         caches=formats["kv"],
     )  # fmt: skip
     changes = []

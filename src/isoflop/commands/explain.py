@@ -61,7 +61,8 @@ def explain(
     kv
         Number format of the cache.
     engine
-        Engine whose overheads apply: vllm, vllm-v0 (before 0.8), sglang, trtllm or default.
+        Engine whose overheads apply: vllm, vllm-v0 (before 0.8), sglang, trtllm or default; or a
+        file that measure --out wrote.
     overlap
         Share of the shorter of communication and computation that runs beside the other: 0 (an
         engine that waits for every collective) to 1 (all that can be hidden is).
@@ -108,7 +109,7 @@ def build_step(
     """The step model that the options describe, checked to fit."""
     from attrs import evolve
 
-    from ..cost.engines import load_engine
+    from ..cost.engines import named_engine
     from ..cost.memory import memory_use, require_fit
     from ..cost.step import StepModel
     from ..formats import load_format
@@ -124,7 +125,7 @@ def build_step(
     if not plan and count > 1:
         chosen = evolve(chosen, tensor=count)
     step = StepModel(
-        model=spec, plan=chosen, device=device, cluster=cluster, engine=load_engine(engine)
+        model=spec, plan=chosen, device=device, cluster=cluster, engine=named_engine(engine)
     )
     use = memory_use(spec, chosen, device, step.operators, sequences=0, context=0)
     require_fit(spec, device, use, chosen)

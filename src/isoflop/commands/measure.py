@@ -21,6 +21,7 @@ def measure(
     max_tokens: int = 8192,
     max_context: int = 0,
     cache_blocks: int = 0,
+    out: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Calibrate a server on a run of its own: four numbers from half of its requests.
@@ -29,7 +30,7 @@ def measure(
     ----------
     log
         Benchmark log of the run: JSONL with arrival_time, input_toks, output_toks, queued_ts and
-        last_token_ts per request.
+        last_token_ts per request; demo is a generated run.
     model
         Catalog id or alias, or a Hugging Face config.json.
     on
@@ -50,32 +51,46 @@ def measure(
         Its longest sequence.
     cache_blocks
         Its cache pages, if its log says; default: computed.
+    out
+        Write the calibrated engine to this .toml: simulate, advise, explain and sweep take it as
+        --engine FILE.
     json
         Print JSON.
     """
+    from ..cost.engines import engine_text
+    from ..errors import InvalidInput
+    from ..serving.demo import demo_run
     from ..serving.measure import calibrate, read_latencies
     from ..serving.server import Server
     from ..serving.traffic import read_trace
-    from ._output import console, print_json
+    from ._output import console, print_json, write_whole
     from .explain import build_step
 
-    trace = read_trace(log)
-    latencies = read_latencies(log)
+    if out is not None and out.suffix != ".toml":
+        raise InvalidInput(f"An engine is written as TOML: name it {out.with_suffix('.toml')}.")
     step = build_step(model, on, plan, weights, "", kv, engine)
     server = Server(step=step, max_sequences=max_sequences, max_tokens=max_tokens,
                     max_context=max_context, cache_blocks=cache_blocks)  # fmt: skip
-    found, _ = calibrate(server, trace, latencies)
+    if str(log) == "demo":
+        trace, latencies = demo_run(server)
+    else:
+        trace, latencies = read_trace(log), read_latencies(log)
+    found = calibrate(server, trace, latencies, log.name)
+    if out is not None:
+        write_whole(out, engine_text(found.engine))
     if json:
         print_json(found.row())
         return
-    out = console()
-    out.print(
+    screen = console()
+    screen.print(
         f"{found.fitted} requests fitted, {found.checked} checked. Mean error of their end-to-end "
         f"latency: {found.before:.1%} before, {found.after:.1%} after; one constant "
         f"{found.baseline:.0%}."
     )
-    out.print(
+    screen.print(
         f"Decoding kernels x {found.decode:.3f}, prompt kernels x {found.prompt:.3f}, "
         f"{found.step_s * 1e3:.2f} ms more per step, {found.sequence_s * 1e6:.0f} us more per "
         "running sequence."
     )
+    if out is not None:
+        screen.print(f"The calibrated engine is in {out}: use it as --engine {out}.")

@@ -69,7 +69,7 @@ def run(
     json
         Print JSON.
     """
-    from ..cost.engines import load_engine
+    from ..cost.engines import named_engine
     from ..cost.step import StepModel
     from ..hardware import load_fleet
     from ..models import load_model
@@ -85,7 +85,7 @@ def run(
     # Fit is not asked for: hybrid methods are for models that do not.
     chosen.check(spec)
     step = StepModel(model=spec, plan=chosen, device=device, cluster=cluster,
-                     engine=load_engine(engine))  # fmt: skip
+                     engine=named_engine(engine))  # fmt: skip
     report = method.run(step, method.complete(given))
     print_method(name, method, report, {"model": spec.id, "device": device.id}, json)
 

@@ -68,7 +68,8 @@ def simulate(
     kv
         Number format of the cache.
     engine
-        Engine whose overheads apply: vllm, vllm-v0 (before 0.8), sglang, trtllm or default.
+        Engine whose overheads apply: vllm, vllm-v0 (before 0.8), sglang, trtllm or default; or a
+        file that measure --out wrote.
     policy
         Scheduling policy: vllm, sarathi, orca, static, prefill-first, shortest-predicted, fair,
         priority.

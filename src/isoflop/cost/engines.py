@@ -6,13 +6,16 @@ One TOML per engine in `data/calibrations/engine-<name>.toml`, fitted by
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import numpy as np
-from attrs import field, frozen
+from attrs import asdict, field, fields, frozen
 from numpy.typing import ArrayLike
 
 from .. import catalog
+from ..errors import UnknownName
 from ..provenance import Source
 from .features import Array
 
@@ -52,6 +55,10 @@ class Engine:
         more, the more an engine finishes all prompts before it decodes.
     sigma : float
         Standard deviation of log(measured / predicted) on the fitted rows.
+    measured_on : str
+        The one setup whose run is in these numbers (`isoflop measure`), as `model on device`.
+    measured_sigma : float
+        Spread of whole steps there, kernels included.
     """
 
     id: str
@@ -72,6 +79,8 @@ class Engine:
     rows: int = 0
     source: str
     note: str = ""
+    measured_on: str = ""
+    measured_sigma: float = 0.0
     sources: dict[str, Source] = field(factory=dict)
 
     def scale(self, family: str) -> float:
@@ -99,3 +108,44 @@ def load_engine(name: str) -> Engine:
     wanted = SAME.get(name.strip().lower(), name.strip().lower())
     known = [i for i in catalog.paths("calibrations") if i == f"engine-{wanted}"]
     return catalog.load("calibrations", known[0] if known else "engine-default", Engine, "engine")
+
+
+def named_engine(name: str) -> Engine:
+    """The engine a person names: one with measurements, or a file that `isoflop measure` wrote.
+
+    Raises
+    ------
+    UnknownName
+        If nothing was measured under that name, where `load_engine` takes the pooled default.
+    CatalogError
+        If the file is missing or is no engine.
+    """
+    if name.endswith(".toml"):
+        return catalog.load_file(Path(name), Engine, id=Path(name).stem)
+    wanted = SAME.get(name.strip().lower(), name.strip().lower())
+    measured = [i.removeprefix("engine-") for i in catalog.paths("calibrations")
+                if i.startswith("engine-")]  # fmt: skip
+    if wanted not in measured:
+        raise UnknownName(
+            "engine", name, measured,
+            "Take the nearest, or default; a file of `isoflop measure --out` works too.",
+        )  # fmt: skip
+    return load_engine(wanted)
+
+
+def engine_text(engine: Engine) -> str:
+    """`engine` as a TOML file that `named_engine` reads back."""
+    tables = {"kernel_scale", "sources", "id"}
+    lines = []
+    for each in fields(Engine):
+        value = getattr(engine, each.name)
+        if each.name in tables or value == each.default:
+            continue
+        text = json.dumps(value) if isinstance(value, (str, bool)) else f"{value:.6g}"
+        lines.append(f"{catalog.key_of(each)[0]} = {text}")
+    lines += ["", "[kernel_scale]"]
+    lines += [f"{family} = {value:.6g}" for family, value in engine.kernel_scale.items()]
+    for name, source in engine.sources.items():
+        lines += ["", f"[sources.{name}]"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(source).items() if value]
+    return "\n".join(lines) + "\n"

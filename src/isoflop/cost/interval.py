@@ -58,11 +58,15 @@ def step_sigma(
 
 def step_interval(
     operators: Sequence[Operator], times: Array, overhead: Array, timer: KernelTimer,
-    engine: Engine, ideal: Array,
+    engine: Engine, ideal: Array, measured: bool = False,
 ) -> Interval:  # fmt: skip
-    """A step's time with its interval and label; no bound lies below the hardware limit."""
+    """A step's time with its interval and label; no bound lies below the hardware limit.
+
+    `measured`: the engine's own spread of whole steps holds, this being the setup it was found on.
+    """
     total = engine.scale(timer.device.family) * times.sum(axis=0) + overhead
-    spread = np.exp(Z90 * step_sigma(operators, times, overhead, timer, engine))
+    sigma = step_sigma(operators, times, overhead, timer, engine)
+    spread = np.exp(Z90 * (np.full(sigma.shape, engine.measured_sigma) if measured else sigma))
     return Interval(
         seconds=total, low_s=np.clip(total / spread, np.minimum(ideal, total), None),
         high_s=total * spread, label=timer.label(operators),

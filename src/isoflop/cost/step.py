@@ -158,8 +158,13 @@ class StepModel:
         times = self.operator_s(batch)
         return step_interval(
             self.operators, times, self.overhead_s(batch), self.timer, self.engine,
-            self.ideal_s(batch),
+            self.ideal_s(batch), self.engine.measured_on == self.setup,
         )  # fmt: skip
+
+    @property
+    def setup(self) -> str:
+        """What an engine's own measurement holds for."""
+        return f"{self.model.id} on {self.device.id}"
 
     def label(self) -> Label:
         """How the step's time was made."""

@@ -27,7 +27,7 @@ def points(lists: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 def run_point(base: Setting, point: Setting) -> dict[str, Any]:
     """One simulation; a combination that cannot run gives its reason."""
-    from ..cost.engines import load_engine
+    from ..cost.engines import named_engine
     from ..cost.step import StepModel
     from ..hardware import load_fleet
     from ..models import load_model
@@ -44,7 +44,7 @@ def run_point(base: Setting, point: Setting) -> dict[str, Any]:
         plan = parse_plan(s["plan"], formats) if s["plan"] else Plan(tensor=count, formats=formats)
         plan.check(model)
         step = StepModel(model=model, plan=plan, device=device, cluster=cluster,
-                         engine=load_engine(s["engine"]))  # fmt: skip
+                         engine=named_engine(s["engine"]))  # fmt: skip
         server = Server(step=step, policy=s["policy"], max_sequences=s["max_sequences"],
                         max_tokens=s["max_tokens"])  # fmt: skip
         if s["traffic"]:
