@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from attrs import frozen
+from attrs import field, frozen
 
 from .errors import InvalidInput
 
@@ -20,12 +20,15 @@ class MethodReport:
     records : list of dict
         One per row, by column name; numbers in SI units.
     conclusion : str
+    series : list of dict
+        Values over time behind the table, where a method simulates in time; empty otherwise.
     """
 
     title: str
     columns: tuple[str, ...]
     records: list[dict[str, Any]]
     conclusion: str
+    series: list[dict[str, Any]] = field(factory=list)
 
     def rows(self) -> list[dict[str, Any]]:
         """Plain records."""

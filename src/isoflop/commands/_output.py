@@ -59,6 +59,29 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
         raise InvalidInput(f"'{target}' cannot be written: {error.strerror}.") from None
 
 
+def write_records(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write equal-keyed records as .csv or .json.
+
+    Raises
+    ------
+    InvalidInput
+        If the file's name ends in something else, or it cannot be written.
+    """
+    import csv
+    import io
+
+    if path.suffix == ".json":
+        write_whole(path, json.dumps(_jsonable(records), indent=1))
+        return
+    if path.suffix != ".csv":
+        raise InvalidInput(f"'{path}' is neither .csv nor .json. Name the file so.")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]))
+    writer.writeheader()
+    writer.writerows(records)
+    write_whole(path, text.getvalue())
+
+
 def console() -> Any:
     """A rich console that keeps the width sane when output is not a terminal."""
     from rich.console import Console

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -44,7 +45,9 @@ def run(
     kv: str = "bf16",
     engine: str = "default",
     option: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
+    out: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
+    plot: Path | None = None,
 ) -> None:
     """What a method does for a model on a device.
 
@@ -66,11 +69,17 @@ def run(
         Engine whose overheads apply.
     option
         An option of the method, as name=value; may be repeated.
+    out
+        File of the values over time behind the table, .csv or .json, for methods that simulate
+        in time.
     json
         Print JSON.
+    plot
+        Draw these values over time: .svg, .png or .html.
     """
     from ..cost.engines import named_engine
     from ..cost.step import StepModel
+    from ..errors import InvalidInput
     from ..hardware import load_fleet
     from ..models import load_model
     from ..plans import Formats, Plan, parse_plan
@@ -87,7 +96,25 @@ def run(
     step = StepModel(model=spec, plan=chosen, device=device, cluster=cluster,
                      engine=named_engine(engine))  # fmt: skip
     report = method.run(step, method.complete(given))
+    if (out is not None or plot is not None) and not report.series:
+        raise InvalidInput(
+            f"The method {name} has no values over time to write or draw; methods that simulate in "
+            "time do, such as row-power."
+        )
     print_method(name, method, report, {"model": spec.id, "device": device.id}, json)
+    if out is not None:
+        from ._output import write_records
+
+        write_records(out, report.series)
+        if not json:
+            print(f"{len(report.series):,} records written to {out}.")
+    if plot is not None:
+        from ..plots.chart import save
+        from ..plots.serving import power
+
+        save(power(report.series), plot)
+        if not json:
+            print(f"Chart written to {plot}.")
 
 
 def parse_options(option: list[str] | None) -> dict[str, float]:

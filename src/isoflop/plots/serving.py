@@ -116,3 +116,32 @@ def load_curve(rows: list[dict[str, Any]]) -> Any:
         .properties(width=300, height=240)
         .resolve_scale(y="independent")
     )
+
+
+def power(series: list[dict[str, Any]]) -> Any:
+    """Power of a row over time, with and without caps, by number of servers."""
+    alt = altair()
+    points = [
+        {"t": r["time_s"], "kw": r[key] / 1e3, "what": what, "servers": r["servers"]}
+        for r in series
+        for key, what in (("watts", "capped"), ("uncapped_watts", "without caps"),
+                          ("budget_watts", "budget"))
+    ]  # fmt: skip
+    return (
+        alt.Chart(alt.Data(values=points))
+        .mark_line(strokeWidth=1)
+        .encode(
+            x=alt.X("t:Q", title="seconds"),
+            y=alt.Y("kw:Q", title="power of the row (kW)", scale=alt.Scale(zero=False)),
+            color=alt.Color(
+                "what:N",
+                title=None,
+                scale=alt.Scale(
+                    domain=["capped", "without caps", "budget"],
+                    range=["#1b6ca8", "#bbbbbb", "#d95f02"],
+                ),
+            ),
+            facet=alt.Facet("servers:N", columns=2, title="servers"),
+        )
+        .properties(width=300, height=160)
+    )

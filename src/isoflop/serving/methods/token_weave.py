@@ -44,8 +44,8 @@ class TokenWeave(Method):
     the split step by the host are not priced: they bound the smallest sizes.
 
     Checked against the 15 steps of the artifact that are not microbenchmarks (three models, 1,024
-    to 16,384 tokens, `--engine vllm`): median error 9% for the plain and the woven step, 8.5% for
-    the gain, at most 1.38 where 1.27 was measured (one constant gain would be 3.5% off).
+    to 16,384 tokens, `--engine vllm`): median error 9% for the plain step, 6% for the woven one and
+    4% for the gain, at most 1.33 where 1.27 was measured (one constant gain would be 3.5% off).
 
     References
     ----------
