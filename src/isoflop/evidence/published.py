@@ -17,6 +17,7 @@ class Figure:
     """One published figure, in the words of the serving schema."""
 
     engine: str
+    engine_version: str = ""
     model: str
     precision: str
     gpu: str
@@ -34,7 +35,7 @@ class Figure:
 
 @frozen(kw_only=True)
 class Measurements:
-    """Figures of one source; none of them was fitted on."""
+    """Figures of one source; `validate` tells those an engine was fitted on (role fit) apart."""
 
     id: str
     name: str
@@ -49,7 +50,8 @@ def published_cases() -> list[Case]:
     for entry in catalog.load_all(KIND, Measurements):
         for i, f in enumerate(entry.figures):
             row = {
-                "source": entry.name.replace(" ", "-"), "engine": f.engine, "model": f.model,
+                "source": entry.name.replace(" ", "-"), "engine": f.engine,
+                "engine_version": f.engine_version, "model": f.model,
                 "precision": f.precision, "gpu": f.gpu, "n_gpus": str(f.n_gpus), "tp": str(f.tp),
                 "pp": str(f.pp), "ep": str(f.ep), "input_len": str(f.input_len),
                 "output_len": str(f.output_len), "batch_or_concurrency": f.batch,
