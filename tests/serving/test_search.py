@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from isoflop.cost.engines import load_engine
@@ -44,14 +46,38 @@ def test_one_pool_where_one_is_enough():
     assert any(f.candidate.prefills for f in advice.finalists), "a split is shown beside it"
 
 
-def test_split_launch_lines_name_both_pools():
+def test_split_launch_lines_name_both_pools_and_what_stands_in_front():
     advice = found("ttft<3s@p99,tpot<25ms@p99")
     assert advice.best is not None
-    lines = commands(advice.best.candidate, 8000)
-    assert all(len(v.splitlines()) == 2 for v in lines.values())
-    assert "kv_connector" in lines["vLLM"]
-    assert "--disaggregation-mode prefill" in lines["SGLang"]
-    assert "cache_transceiver_config" in lines["TensorRT-LLM"]
+    best = advice.best.candidate
+    lines = commands(best, 8000)
+    assert all(len(v.splitlines()) == 3 for v in lines.values())
+    prefill, decode, proxy = lines["vLLM"].splitlines()
+    assert "kv_connector" in prefill
+    side = re.compile(r"VLLM_NIXL_SIDE_CHANNEL_PORT=(\d+)")
+    assert side.search(prefill).group(1) != side.search(decode).group(1)  # type: ignore[union-attr]
+    assert proxy.count("localhost") == best.prefills + best.decodes
+    prefill, decode, router = lines["SGLang"].splitlines()
+    assert "--disaggregation-mode prefill" in prefill
+    assert "--disaggregation-mode decode" in decode
+    assert "--pd-disaggregation" in router
+    assert router.count("--prefill http") == best.prefills
+    assert router.count("--decode http") == best.decodes
+    context, generation, front = lines["TensorRT-LLM"].splitlines()
+    assert "disable_overlap_scheduler" in context
+    assert "disable_overlap_scheduler" not in generation
+    assert "cache_transceiver_config" in generation
+    assert f"num_instances: {best.decodes}" in front
+
+
+def test_options_of_tensorrt_llm_are_yaml():
+    """What stands behind the command line is the options file, line by line."""
+    advice = found("ttft<10s@p99,tpot<200ms@p99", rate=1.0)
+    assert advice.best is not None
+    line = commands(advice.best.candidate, 8000)["TensorRT-LLM"]
+    options = line.split("  # ")[1].split("; ")
+    assert "enable_chunked_prefill: true" in options  # off unless asked for
+    assert any(o.startswith("kv_cache_config: {free_gpu_memory_fraction: 0.9") for o in options)
 
 
 @pytest.mark.parametrize(("joined", "deepest"), [(8, 1), (1, 8)])

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from ..serving.search import Advice, Confirmed
 
 
+FRONT = 5
+"""Rows of the front that the screen shows."""
+
+
 def advise(
     model: str,
     *,
@@ -198,11 +202,29 @@ def _print(found: Advice, changes: list[dict[str, Any]]) -> None:
             for r in changes]  # fmt: skip
     out.print(table("If something changed (closed form, same plan)", ["", "devices", "mean tpot",
               "mean batch"], rows))  # fmt: skip
+    _print_front(found)
     _print_counts(found)
-    out.print("To start one replica:")
+    split = " of each pool, and what stands in front" if c.prefills else ""
+    out.print(f"To start one replica{split}:")
     for lines in commands(c, load.longest).values():
         for line in lines.splitlines():
             print("  " + line)
+
+
+def _print_front(found: Advice) -> None:
+    """What no other configuration beats on both price and time per token, in the closed form."""
+    from ..units import show_s
+    from ._output import console, table
+
+    front = found.pareto()
+    if len(front) < 2 or found.candidates[0].step.device.price is None:
+        return
+    shown = front[:FRONT]
+    rows = [[r["configuration"], f"{r['usd_per_hour']:,.2f}", show_s(r["tpot_s"]),
+             show_s(r["ttft_s"])] for r in shown]  # fmt: skip
+    more = f", {len(front) - len(shown)} more with --json" if len(front) > len(shown) else ""
+    console().print(table(f"Front of price and latency (closed form{more})",
+                          ["", "USD/h", "mean tpot", "mean ttft"], rows, wrap=True))  # fmt: skip
 
 
 def _time(value: float | None) -> str:

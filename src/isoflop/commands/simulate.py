@@ -45,6 +45,7 @@ def simulate(
     acceptance: float = 0.7,
     draft_tokens: int = 0,
     slo: str = "",
+    grid: float = 400.0,
     json: Annotated[bool, Parameter(negative=())] = False,
     timeline: Path | None = None,
     plot: Path | None = None,
@@ -111,6 +112,8 @@ def simulate(
         Tokens drafted per step; 0: no speculation (4 with a draft model).
     slo
         Latency promises such as ttft<500ms@p99,tpot<40ms@p95; reports the share within them.
+    grid
+        Grams of CO2 per kWh of the electricity; 400 is about the world's mean.
     json
         Print JSON.
     timeline
@@ -137,6 +140,8 @@ def simulate(
 
     made = {name: make(name) for name in _replica_names(on)}
     servers = [made[name] for name in _replica_names(on)]
+    from ..serving.report import carbon
+
     server = servers[0]
     outages = [*_outages(fail, "fail"), *_outages(drain, "drain")]
     trace = traffic.trace()
@@ -162,6 +167,7 @@ def simulate(
                 sustained=clocks == "sustained",
             )  # fmt: skip
     promises = _promises(report, slo)
+    report.summary.update(carbon(report.summary["joules_per_output_token"], grid))
     if json:
         from ._output import print_json
 
@@ -277,7 +283,9 @@ def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]
         + (f" ({s['host_hit_ratio']:.1%} of units from host memory)" if s["host_hit_ratio"] else "")
         + f". Power {s['watts_per_device']:,.0f} W per device{_clock_text(s)}, "
         f"{s['joules_per_output_token']:.3g} J per output token"
-        + (f", {price:.3g} USD per million output tokens." if price is not None else ".")
+        + (f", {price:.3g} USD per million output tokens" if price is not None else "")
+        + f", {s['co2_grams_per_million_output_tokens']:,.3g} g CO2 per million at "
+        f"{s['co2_grams_per_kwh']:g} g/kWh."
     )
     bound = ", ".join(f"{k} {v:.0%}" for k, v in s["bound"].items() if v >= 0.005)
     out.print(f"Busy time is bound by: {bound}.")

@@ -10,6 +10,7 @@ from attrs import evolve, field, frozen
 
 from ..cost.features import Array, Batch
 from ..cost.power import Load, at_clock, power_watts, settled_clock, step_load
+from ..errors import InvalidInput
 from .loop.records import (
     BATCH_S,
     BIN_LOW,
@@ -307,8 +308,7 @@ def make_report(
         "held_clock": min(g.server.step.clock or 1.0 for g in groups),
         "allowed_clock": min(g.clock(span) for g in groups),
         "watts_per_device": watts, "joules_per_output_token": watts * devices / rate,
-        "co2_grams_per_million_output_tokens":
-            watts * devices / rate * 1e6 / JOULES_PER_KWH * CO2_GRAMS_PER_KWH,
+        **carbon(watts * devices / rate),
         "usd_per_million_output_tokens": None if usd is None
         else usd / collected.output_tokens * 1e6,
         "bound": bound,
@@ -318,6 +318,26 @@ def make_report(
         server=server, trace=trace, collected=collected, instances=tuple(instances),
         replicas=replicas, dropped=dropped, wall_s=wall_s, summary=summary,
     )  # fmt: skip
+
+
+def carbon(joules_per_token: float, grams_per_kwh: float = CO2_GRAMS_PER_KWH) -> dict[str, float]:
+    """CO2 of a million output tokens of devices alone, and the grid's intensity it stands for.
+
+    Raises
+    ------
+    InvalidInput
+        If the intensity is negative or not a number.
+    """
+    if not 0.0 <= grams_per_kwh < np.inf:
+        raise InvalidInput(
+            f"The grid emits {grams_per_kwh} grams of CO2 per kWh; give zero or more, such as 50 "
+            "for hydropower or 800 for coal."
+        )
+    return {
+        "co2_grams_per_million_output_tokens": joules_per_token * 1e6 / JOULES_PER_KWH
+        * grams_per_kwh,
+        "co2_grams_per_kwh": grams_per_kwh,
+    }  # fmt: skip
 
 
 @frozen(kw_only=True)
