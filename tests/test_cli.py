@@ -136,3 +136,23 @@ def test_catalog_list_gives_programs_numbers(capsys):
     rows = {r["id"]: r for r in json.loads(capsys.readouterr().out)}
     assert rows["h100-sxm"]["bandwidth_bytes_per_s"] == pytest.approx(3.35e12, rel=0.01)
     assert rows["h100-sxm"]["dense_flop_per_s"]["bf16"] == pytest.approx(989e12, rel=0.01)
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--engine", "vlm"], "no engine called 'vlm'"),
+    (["--show", "movment"], "movement"),
+    (["--plan", "pp5"], "32 layers, which 5 pipeline stages do not divide"),
+    (["--plan", "tp16"], "needs 16 devices and '8xh100-sxm' has 8"),
+    (["--plot", "nowhere/x.svg"], "The folder 'nowhere' does not exist"),
+    (["--plot", "x.gif"], "does not end in one of"),
+])  # fmt: skip
+def test_wrong_options_are_refused_before_anything_is_printed(capsys, flags, words):
+    assert words in fails(capsys, "explain", "llama-3.1-8b", "--on", "8xh100-sxm", *flags)
+    assert capsys.readouterr().out == ""
+
+
+def test_sections_are_in_the_json_too(capsys):
+    main(["explain", "llama-3.1-8b", "--on", "h100-sxm", "--show", "movement,span", "--json"])
+    sections = json.loads(capsys.readouterr().out)["sections"]
+    assert [s["section"] for s in sections] == ["movement", "span"]
+    assert all(len(row) == len(s["columns"]) for s in sections for row in s["rows"])

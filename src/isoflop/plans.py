@@ -133,6 +133,11 @@ class Plan:
                 f"{model.name} has {model.depth} layers, which {self.pipeline} pipeline stages "
                 f"cannot share. Use at most {model.depth} stages."
             )
+        if model.depth % self.pipeline:
+            raise InvalidPlan(
+                f"{model.name} has {model.depth} layers, which {self.pipeline} pipeline stages do "
+                f"not divide. Use one of {_divisors(model.depth)}."
+            )
         for group in model.layers:
             mixer, ffn = group.mixer, group.ffn
             if mixer.heads and mixer.heads % self.tensor:

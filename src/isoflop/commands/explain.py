@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from ..advice.explain import Explanation, Question
+    from ..advice.sections import Section
     from ..cost.step import StepModel
 
 
@@ -86,14 +87,26 @@ def explain(
     chosen = _default_batch(step, context) if batch is None else batch
     question = Question(phase=phase, batch=chosen, context=context, prior=prior,
                         sustained=clocks == "sustained")  # fmt: skip
+    if plot is not None:
+        from ..plots.chart import writable
+
+        writable(plot)
+    extra = _more(step, question, sections)
     result = answer(step, question)
     if json:
         from ._output import print_json
 
-        print_json(result.as_dict())
+        print_json({**result.as_dict(), "sections": [
+            {"section": name, "title": title, "columns": columns, "rows": rows, "note": note}
+            for name, (title, columns, rows, note) in extra.items()
+        ]})  # fmt: skip
     else:
         _print(result, question)
-        _more(step, question, sections)
+        from ._output import console, table
+
+        for title, columns, rows, note in extra.values():
+            console().print(table(title, columns, rows))
+            console().print(note)
     if plot is not None:
         from ..plots.chart import save
         from ..plots.explain import chart
@@ -112,6 +125,7 @@ def build_step(
     from ..cost.engines import named_engine
     from ..cost.memory import memory_use, require_fit
     from ..cost.step import StepModel
+    from ..errors import InvalidPlan
     from ..formats import load_format
     from ..hardware import load_fleet
     from ..models import load_model
@@ -124,6 +138,11 @@ def build_step(
     chosen = parse_plan(plan, Formats.for_model(spec, weights, experts, kv))
     if not plan and count > 1:
         chosen = evolve(chosen, tensor=count)
+    if chosen.devices > count > 1:
+        raise InvalidPlan(
+            f"The plan {chosen.describe()} needs {chosen.devices} devices and '{on}' has {count}. "
+            f"Name more of them (--on {chosen.devices}x{device.id}) or lower a degree."
+        )
     step = StepModel(
         model=spec, plan=chosen, device=device, cluster=cluster, engine=named_engine(engine)
     )
@@ -243,17 +262,16 @@ def _crossover_text(result: Explanation) -> str:
     return f"The whole step's roofline turns from memory to compute at batch {b:,.0f}."
 
 
-def _more(step: StepModel, question: Question, sections: str) -> None:
-    from ..advice import sections as extra
+def _more(step: StepModel, question: Question, sections: str) -> dict[str, Section]:
+    """The sections asked for, by name."""
+    from ..advice.sections import SECTIONS
     from ..errors import UnknownName
-    from ._output import console, table
 
     wanted = [s.strip() for s in sections.split(",") if s.strip()]
     if "all" in wanted:
-        wanted = list(extra.SECTIONS)
+        wanted = list(SECTIONS)
     for name in wanted:
-        if name not in extra.SECTIONS:
-            raise UnknownName("section", name, extra.SECTIONS)
-        title, columns, rows, note = extra.SECTIONS[name](step, question)
-        console().print(table(title, columns, rows))
-        console().print(note)
+        if name not in SECTIONS:
+            hint = f"It is one of: {', '.join(SECTIONS)}, or all."
+            raise UnknownName("section", name, SECTIONS, hint)
+    return {name: SECTIONS[name](step, question) for name in wanted}

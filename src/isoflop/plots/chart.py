@@ -21,13 +21,10 @@ def altair() -> Any:
     return alt
 
 
-def save(chart: Any, path: Path) -> None:
-    """Write `chart` to `path`, whole or not at all.
+def writable(path: Path) -> None:
+    """Raise `InvalidInput` for a path that no chart can be written to.
 
-    Raises
-    ------
-    InvalidInput
-        If the suffix is not one of .svg, .png, .html or the folder cannot be written.
+    Its suffix is one of .svg, .png, .html and its folder exists.
     """
     if path.suffix not in SUFFIXES:
         raise InvalidInput(
@@ -35,6 +32,17 @@ def save(chart: Any, path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise InvalidInput(f"The folder '{path.parent}' does not exist; create it first.")
+
+
+def save(chart: Any, path: Path) -> None:
+    """Write `chart` to `path`, whole or not at all.
+
+    Raises
+    ------
+    InvalidInput
+        If `path` is not one that a chart can be written to; see `writable`.
+    """
+    writable(path)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".chart-", suffix=path.suffix)
     os.close(handle)
     try:
