@@ -284,6 +284,7 @@ def mla_decode(data: Path, base: DecodeParameters) -> Problem:
                 kv_heads=1,
                 head_dim=576,
                 v_head_dim=1e-9,
+                product_width=512,
                 streamed=False,
             )
 

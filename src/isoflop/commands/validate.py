@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def validate(
     file: Path | None = None,
     *,
+    on: str = "",
     metric: str = "",
     role: str = "",
     json: Annotated[bool, Parameter(negative=())] = False,
@@ -23,8 +24,10 @@ def validate(
     Parameters
     ----------
     file
-        CSV (serving, silicon or training schema) or an operator table in Parquet; default: the
-        published figures of the project's own catalog.
+        CSV (serving, silicon or training schema, or a kernel table) or an operator table in
+        Parquet; default: the published figures of the project's own catalog.
+    on
+        Device of a kernel table whose path does not name it.
     metric
         Only rows of one metric, such as tpot_s.
     role
@@ -35,6 +38,7 @@ def validate(
     import sys
 
     from ..errors import InvalidInput
+    from ..evidence.kernel_tables import predict_kernel_table
     from ..evidence.operator_rows import predict_operator_table
     from ..evidence.predict import predict_cases
     from ..evidence.published import published_cases
@@ -47,6 +51,11 @@ def validate(
         items = [p for p in predict_operator_table(file) if role in ("", p.case.role)]
         _show(summarise(items), json)
         return
+    if file is not None and (found := predict_kernel_table(file, on)) is not None:
+        _show(summarise([p for p in found if role in ("", p.case.role)]), json)
+        return
+    if on:
+        raise InvalidInput("--on names the device of a kernel table; other rows name their own.")
     cases = read_cases(file) if file else published_cases()
     cases = [c for c in cases if metric in ("", c.metric) and role in ("", c.role)]
     if not cases:

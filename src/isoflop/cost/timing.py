@@ -332,7 +332,8 @@ class KernelTimer:
             p, self.shape, batch=batch.decode_sequences,
             context=(batch.decode_context + 1.0) * shape.token_share, heads=shape.heads,
             kv_heads=shape.kv_heads, head_dim=shape.head_dim, v_head_dim=values,
-            window=shape.window, kv_bytes_per_value=self._kv_bytes,
+            product_width=shape.v_head_dim if latent else 0.0, window=shape.window,
+            kv_bytes_per_value=self._kv_bytes,
         )  # fmt: skip
 
     @cached_property

@@ -217,6 +217,7 @@ def decode_time_s(
     kv_heads: ArrayLike,
     head_dim: ArrayLike,
     v_head_dim: ArrayLike = 0.0,
+    product_width: ArrayLike = 0.0,
     window: ArrayLike = 0.0,
     kv_bytes_per_value: float = 2.0,
     streamed: bool = True,
@@ -228,16 +229,20 @@ def decode_time_s(
 
     Parameters
     ----------
+    product_width : array
+        Width of the values in the products where the cache holds them within the keys (latent
+        attention, whose `v_head_dim` of the cache is nothing); 0: `v_head_dim`.
     streamed : bool
         True for an engine: caches come from memory, and sequences of unlike lengths fill their
         last key blocks and waves half on average; False for a benchmark of equal lengths that
         repeats one problem and may find it in cache.
     """
-    b, ctx, h, kv, d, v, w = _floats(
-        batch, context, heads, kv_heads, head_dim, v_head_dim, window
+    b, ctx, h, kv, d, v, w, width = _floats(
+        batch, context, heads, kv_heads, head_dim, v_head_dim, window, product_width
     )  # fmt: skip
     library = LIBRARIES[p.library]
     v = np.where(v > 0, v, d)
+    width = d + np.where(width > 0, width, v)
     block = by_width(library.key_block, d)
     keys = np.where(w > 0, np.minimum(ctx, np.ceil(w / block + p.window_slack) * block), ctx)
     groups = kv if library.packs_windows else np.where(w > 0, h, kv)
@@ -257,7 +262,7 @@ def decode_time_s(
         each = np.ceil(walked / pieces)
         full = blocks * pieces / slots
         waves = np.maximum(full, 1.0) if library.balances else np.ceil(full)
-    time = _blocks_s(p, device, b, h, kv, d, v, keys, block, each, waves, blocks * pieces,
+    time = _blocks_s(p, device, b, h, kv, d + v, width, keys, block, each, waves, blocks * pieces,
                      kv_bytes_per_value, streamed)  # fmt: skip
     combined = np.clip(splits - 1.0, 0.0, 1.0) * p.reduce
     regrouped = (b > 1) & (kv > 1) & (h > kv) & (groups == kv)
@@ -266,11 +271,14 @@ def decode_time_s(
 
 
 def _blocks_s(
-    p: DecodeParameters, device: DeviceShape, b: Array, h: Array, kv: Array, d: Array, v: Array,
-    keys: Array, block: Array, each: Array, waves: Array, blocks: Array, kv_bytes: float,
-    streamed: bool,
+    p: DecodeParameters, device: DeviceShape, b: Array, h: Array, kv: Array, held: Array,
+    width: Array, keys: Array, block: Array, each: Array, waves: Array, blocks: Array,
+    kv_bytes: float, streamed: bool,
 ) -> Array:  # fmt: skip
-    """Seconds of the blocks in their waves, joined with the bytes of the whole cache."""
+    """Seconds of the blocks in their waves, joined with the bytes of the whole cache.
+
+    A key has `held` values in the cache and takes part in products `width` wide.
+    """
     units, clock = device.units, device.clock_hz
     load = blocks / units
     shared = load if streamed else np.ceil(load)
@@ -281,11 +289,11 @@ def _blocks_s(
     if device.pad_rows:
         rows = np.minimum(np.ceil(h / kv / device.pad_rows) * device.pad_rows, DECODE_ROWS)
     per_block = block * np.maximum(
-        (d + v) * kv_bytes / (p.load * clock),
-        2.0 * (d + v) * rows / (device.bf16_flop_per_s * device.reached(p.compute) / units),
+        held * kv_bytes / (p.load * clock),
+        2.0 * width * rows / (device.bf16_flop_per_s * device.reached(p.compute) / units),
     )
     math = waves * (p.wave / clock + each * per_block * shared)
-    moved = b * kv * keys * (d + v) * kv_bytes + 2.0 * b * h * (d + v)
+    moved = b * kv * keys * held * kv_bytes + 2.0 * b * h * held
     hit = np.zeros(b.shape)
     if not streamed and device.cache_bytes > 0:
         hit = 1.0 / (1.0 + (moved / (p.residency * device.cache_bytes)) ** p.sharpness)
