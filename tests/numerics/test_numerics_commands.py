@@ -56,8 +56,24 @@ def test_formats(command, capsys):
 def test_conformance_counts_no_difference(command, capsys):
     command("formats", "conformance", "--json")
     rows = json.loads(capsys.readouterr().out)
-    assert sum(r["compared"] for r in rows) > 100_000
+    assert sum(r["compared"] for r in rows) > 1_000_000
     assert not any(r["different"] for r in rows)
+    assert {r["against"] for r in rows} >= {
+        "rational arithmetic", "bit strings", "Babai", "Babai's bound"
+    }  # fmt: skip
+    for row in rows:
+        assert (row["compared"] == 0) == (row["note"] == "not installed"), row
+
+
+def test_conformance_counts_what_is_wrong(monkeypatch):
+    from isoflop.numerics.conformance import nearest_plane, rational
+
+    monkeypatch.setattr(rational, "EXACT_FORMATS", ("fp8-e4m3",))
+    monkeypatch.setattr(rational, "round_to", lambda x, fmt, **_: np.zeros_like(x))
+    assert rational.check()[0]["different"] > 1000
+    monkeypatch.setattr(nearest_plane, "LAYERS", 5)
+    monkeypatch.setattr(nearest_plane, "bound", lambda *_: 0.0)
+    assert nearest_plane.check()[1]["different"] > 0
 
 
 def test_quantize_reports_and_writes(command, model, tmp_path, capsys):
