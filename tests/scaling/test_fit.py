@@ -17,7 +17,7 @@ from isoflop.scaling.decide import (
     spend,
 )  # fmt: skip
 from isoflop.scaling.demo import demo_file, demo_runs
-from isoflop.scaling.design import Design, next_runs, runs_to_halve
+from isoflop.scaling.design import Design, next_runs, runs_to_halve, simulated_left
 from isoflop.scaling.fit import chinchilla_starts, expanded_tail, fit_law
 from isoflop.scaling.law import find_law
 from isoflop.scaling.published import load_published
@@ -221,6 +221,18 @@ def test_series_of_runs_halves_the_interval_when_it_is_done():
     assert 0.4 < np.exp(np.mean(np.log(left))) < 0.6
     design = Design(believed, runs.data(LAW), fit.noise, target, 1e21)
     assert series[0]["interval_left"] == pytest.approx(float(design.left().min()))
+
+
+def test_simulated_fits_bear_out_what_a_series_promises():
+    runs = sweep(8)
+    fit = fit_law(runs, LAW)
+    believed = Believed(name="fit", law=LAW, theta=fit.theta, draws=fit.draws)
+    given = believed, runs.data(LAW), fit.noise, 1e22
+    series = runs_to_halve(*given, 1e21)
+    assert simulated_left(*given, series) == pytest.approx(0.5, abs=0.08)
+    # Repeating a run that says little about N* leaves the interval as it is.
+    dull = [{"params": 1e7, "tokens": 1e9}]
+    assert simulated_left(*given, dull) > 0.85
 
 
 def test_answers_far_outside_the_runs_are_refused_unless_forced():

@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .decide import Believed
+from .fit import central_interval, simulate_fits
 
 Array = NDArray[Any]
 
+SWEEPS = 300
+"""Sets of runs simulated to check what a series promises."""
 MOST = 64
 """Runs after which the search for a halved interval is given up."""
 LOW_RATIO, HIGH_RATIO = 0.5, 2000.0
@@ -134,3 +137,21 @@ def runs_to_halve(
         if left[i] <= 0.5:
             return rows
     return []
+
+
+def simulated_left(
+    believed: Believed, x: dict[str, Array], noise: float, target_flop: float,
+    series: list[dict[str, float]], sweeps: int = SWEEPS,
+) -> float:  # fmt: skip
+    """Width of the 95% interval of log N* with a series done, over the width without it.
+
+    No linearisation: the law is fitted to simulated sets of the old runs, and of old and new.
+    """
+    more = {k: np.concatenate([x[k], [r[k] for r in series]]) for k in ("params", "tokens")}
+    widths = []
+    for seed, runs in enumerate((x, more)):
+        fits = simulate_fits(believed.law, runs, believed.theta, noise, sweeps, seed)
+        sizes = [believed.law.optimum(t, target_flop).inputs["params"] for t in fits]
+        low, high = central_interval(np.array(sizes))
+        widths.append(float(np.log(high / low)))
+    return widths[1] / widths[0]

@@ -290,6 +290,30 @@ class _Solver:
         return np.log(self.y / f) if self.log else self.y - f
 
 
+def simulate_fits(
+    law: Law, x: dict[str, Array], theta: Array, noise: float, count: int, seed: int = 0
+) -> Array:
+    """Constants fitted to sets of runs drawn from the law itself: these inputs, fresh noise.
+
+    Parameters
+    ----------
+    theta : array (p,)
+        The truth that every set is drawn from.
+    noise : float
+        Standard deviation of a run's residual, as `LawFit.noise`.
+
+    Returns
+    -------
+    array (sets that converged, p)
+    """
+    truth = law.predict(theta, x)
+    scatter = noise * np.random.default_rng(seed).standard_normal((count, len(truth)))
+    y = truth * np.exp(scatter) if law.log_residual else truth + scatter
+    solver = _Solver(law, x, truth, law.delta, law.log_residual)
+    draws, ok = solver.refit(theta, np.ones_like(y), y)
+    return draws[ok]
+
+
 CHUNK = 500
 """Resamples solved together: the working arrays stay in cache."""
 
