@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from isoflop.cli import main
@@ -69,3 +70,21 @@ def test_laws_list_show_compare(capsys):
 )
 def test_bad_input_is_a_sentence(capsys, arguments, says):
     assert says in fails(capsys, *arguments)
+
+
+def test_fit_of_some_lines(capsys, tmp_path):
+    """Two data sets in one file: each is fitted apart."""
+    n, streams = np.meshgrid(np.geomspace(1e8, 1e10, 6), [1.0, 2.0, 4.0, 8.0])
+    lines = ["data,num_params,parallel,loss"]
+    for name, scale in (("code", 1.0), ("text", 2.0)):
+        loss = scale * ((2e8 / (n * (0.4 * np.log(streams) + 1))) ** 0.2 + 0.7)
+        lines += [f"{name},{a},{p},{y}" for a, p, y in zip(n.flat, streams.flat, loss.flat)]
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join(lines) + "\n")
+    given = ["fit", str(path), "--law", "parallel-streams", "--bootstrap", "0"]
+    apart = out_of(capsys, *given, "--where", "data=text")
+    assert apart["runs"] == 24
+    assert apart["params"]["k"] == pytest.approx(0.4, rel=1e-3)
+    assert out_of(capsys, *given)["noise"] > 0.1
+    assert "Its values are code, text" in fails(capsys, *given, "--where", "data=speech")
+    assert "no column 'set'" in fails(capsys, *given, "--where", "set=text")

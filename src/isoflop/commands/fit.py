@@ -21,6 +21,7 @@ def fit(
     c: str = "",
     loss: str = "",
     column: Annotated[list[str] | None, Parameter(negative=())] = None,
+    where: Annotated[list[str] | None, Parameter(negative=())] = None,
     bootstrap: int = 1000,
     resampling: Literal["case", "cluster", "noise"] = "case",
     cluster: str = "",
@@ -52,6 +53,8 @@ def fit(
         Column of the loss (or of what the law predicts).
     column
         Any other input of the law, as name=column; may be repeated.
+    where
+        Only lines whose column holds a value, as column=value; may be repeated.
     bootstrap
         Resamples for standard errors and intervals; 0 for none.
     resampling
@@ -91,8 +94,8 @@ def fit(
             raise InvalidInput(f"--{name} is {value}; it must be 0 or more.")
     if delta is not None and not 0 < delta < float("inf"):
         raise InvalidInput(f"The Huber threshold is above zero, not {delta}.")
-    named = {"params": n, "tokens": d, "compute_flop": c, form.output: loss, **_more(column)}
-    data = read_runs(_path(runs), form, named, cluster)
+    named = {"params": n, "tokens": d, "compute_flop": c, form.output: loss, **_pairs(column)}
+    data = read_runs(_path(runs), form, named, cluster, _pairs(where))
     if drop_worst:
         import numpy as np
 
@@ -140,14 +143,15 @@ def _path(runs: Path) -> Path:
     return runs
 
 
-def _more(column: list[str] | None) -> dict[str, str]:
+def _pairs(texts: list[str] | None) -> dict[str, str]:
+    """`name=text` as a dictionary."""
     from ..errors import InvalidInput
 
     found = {}
-    for text in column or []:
+    for text in texts or []:
         name, sign, value = text.partition("=")
         if not sign:
-            raise InvalidInput(f"'{text}' does not name a column: write name=column.")
+            raise InvalidInput(f"'{text}' names no column: write name=column or column=value.")
         found[name.strip()] = value.strip()
     return found
 

@@ -18,6 +18,8 @@ HALO: tuple[dict[str, Any], ...] = (
 """A label over lines: white around it, then itself."""
 CLOUD = 600
 """Resamples drawn."""
+LABELS = 8
+"""Curves that carry their FLOP, where there are many."""
 WIDTH, HEIGHT = 380, 260
 LINE, DOT, FRONT = "#4c78a8", "#9a9a9a", "#222222"
 SCHEME = {"name": "viridis", "extent": [0.0, 0.85]}
@@ -91,6 +93,7 @@ def _curves(fit: LawFit, runs: Runs) -> Any:
         except InvalidInput:
             continue
         best.append({"n": at.inputs["params"], "loss": at.prediction})
+    ends = ends[:: -max(1, -(-len(ends) // LABELS))]
     reach = [min(r["n"] for r in lines), max(r["n"] for r in lines) * 2.5]
     x = alt.X("n:Q", scale=log_scale(reach), axis=log_axis(reach, short=True), title="parameters")
     y = alt.Y("loss:Q", scale=alt.Scale(zero=False), title=f"{fit.law.output} (nats per token)")
@@ -223,7 +226,12 @@ def _residuals(fit: LawFit, runs: Runs) -> Any:
         alt.Chart(alt.Data(values=rows))
         .mark_circle(size=22, opacity=0.6, color=LINE)
         .encode(
-            x=alt.X("p:Q", scale=alt.Scale(zero=False), title=f"predicted {fit.law.output}"),
+            x=alt.X(
+                "p:Q",
+                scale=alt.Scale(zero=False),
+                axis=alt.Axis(tickCount=6),
+                title=f"predicted {fit.law.output}",
+            ),
             y=alt.Y("r:Q", axis=alt.Axis(format=words[0]), title=words[1]),
         )
     )
@@ -262,8 +270,9 @@ def _scatter(
     rows: list[dict[str, Any]], mark: list[dict[str, Any]], x_title: str, y_title: str, title: str
 ) -> Any:
     alt = altair()
-    x = alt.X("a:Q", scale=alt.Scale(zero=False), title=x_title)
-    y = alt.Y("b:Q", scale=alt.Scale(zero=False), title=y_title)
+    axis = alt.Axis(tickCount=6)
+    x = alt.X("a:Q", scale=alt.Scale(zero=False), axis=axis, title=x_title)
+    y = alt.Y("b:Q", scale=alt.Scale(zero=False), axis=axis, title=y_title)
     return alt.layer(
         alt.Chart(alt.Data(values=rows)).mark_circle(size=12, opacity=0.4, color=LINE)
         .encode(x=x, y=y),

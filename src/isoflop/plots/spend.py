@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .chart import altair
-from .laws import FRONT, HALO, HEIGHT, LINE, WIDTH
+from .laws import FRONT, HEIGHT, LINE, WIDTH
 from .scales import log_axis, log_scale, power, short
 
 if TYPE_CHECKING:
@@ -62,13 +62,14 @@ def _along(found: Spending) -> Any:
             .encode(x=alt.X("low:Q", scale=log_scale(n.tolist())), x2="high:Q")
         )  # fmt: skip
     text = f"{short(best)} parameters, {short(found.best.inputs['tokens'])} tokens"
-    mark = [{"n": best, "loss": found.best.prediction, "text": text}]
+    mark = [{"n": best, "loss": found.best.prediction}]
+    above = [{"n": best, "loss": float(loss.max()), "text": text}]
     layers += [
         alt.Chart(alt.Data(values=rows)).mark_line(color=FRONT).encode(x=x, y=y),
         alt.Chart(alt.Data(values=mark)).mark_point(shape="diamond", size=80, color="#d9480f",
                                                     filled=True).encode(x=x, y=y),
-        *(alt.Chart(alt.Data(values=mark)).mark_text(dy=-42, **style)
-          .encode(x=x, y=y, text="text:N") for style in HALO),
+        alt.Chart(alt.Data(values=above)).mark_text(dy=10, fontSize=11).encode(x=x, y=y,
+                                                                               text="text:N"),
     ]  # fmt: skip
     title = f"Loss at {power(found.budget_flop)} FLOP by size"
     title += ", 95% interval of the best" if ci else ""

@@ -28,7 +28,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "experts": ("experts", "e", "num_experts"),
     "lr": ("lr", "learning_rate"),
     "batch_tokens": ("batch_tokens", "bsz", "batch", "batch_size", "bs"),
-    "streams": ("streams", "p", "parallel"),
+    "streams": ("streams", "p", "parallel", "parallel_size"),
     "vocab": ("vocab", "vocab_size", "v"),
 }  # fmt: skip
 """Names people give to columns, by the standard name."""
@@ -79,8 +79,9 @@ def normal(name: str) -> str:
 
 
 def read_runs(
-    path: str | Path, law: Law, named: Mapping[str, str] | None = None, cluster: str = ""
-) -> Runs:
+    path: str | Path, law: Law, named: Mapping[str, str] | None = None, cluster: str = "",
+    where: Mapping[str, str] | None = None,
+) -> Runs:  # fmt: skip
     """Read the runs a law needs.
 
     Parameters
@@ -89,6 +90,8 @@ def read_runs(
         Standard name -> the file's column, for columns that are not recognised.
     cluster : str
         Column that says which runs belong together (a model, a seed).
+    where : mapping
+        Column -> value: only lines that hold it.
 
     Raises
     ------
@@ -97,6 +100,8 @@ def read_runs(
         the law.
     """
     header, rows = _rows(Path(path))
+    for name, value in (where or {}).items():
+        rows = _chosen(rows, _column(name, header, Path(path)), name, value, Path(path))
     named = {k: v for k, v in (named or {}).items() if v}
     wanted = [*law.inputs, law.output]
     notes: list[str] = []
@@ -115,8 +120,7 @@ def read_runs(
         )
     groups = None
     if cluster:
-        place = _place(cluster, cluster, header, Path(path))
-        assert place is not None
+        place = _column(cluster, header, Path(path))
         groups = np.unique([row[place] for _, row in rows], return_inverse=True)[1]
     lines = np.array([line for line, _ in rows])
     _conventions(found, notes)
@@ -150,15 +154,30 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 def _place(name: str, given: str | None, header: Sequence[str], path: Path) -> int | None:
     names = [normal(h) for h in header]
     if given is not None:
-        if normal(given) not in names:
-            raise InvalidInput(
-                f"'{path}' has no column '{given}'. Its columns are {', '.join(header)}."
-            )
-        return names.index(normal(given))
+        return _column(given, header, path)
     for candidate in SYNONYMS.get(name, (name,)):
         if candidate in names:
             return names.index(candidate)
     return None
+
+
+def _column(name: str, header: Sequence[str], path: Path) -> int:
+    names = [normal(h) for h in header]
+    if normal(name) not in names:
+        raise InvalidInput(f"'{path}' has no column '{name}'. Its columns are {', '.join(header)}.")
+    return names.index(normal(name))
+
+
+def _chosen(
+    rows: list[tuple[int, list[str]]], place: int, name: str, value: str, path: Path
+) -> list[tuple[int, list[str]]]:
+    """The lines whose cell is the value; text, not numbers, is compared."""
+    cells = [row[place].strip() if place < len(row) else "" for _, row in rows]
+    kept = [row for row, cell in zip(rows, cells) if cell == value]
+    if not kept:
+        seen = ", ".join(sorted(set(cells))[:8])
+        raise InvalidInput(f"No line of '{path}' has {name} = {value}. Its values are {seen}.")
+    return kept
 
 
 def _numbers(

@@ -87,10 +87,14 @@ class LawFit:
 
     @property
     def ci95(self) -> dict[str, tuple[float, float]]:
-        """95% interval of each constant."""
+        """95% interval of each constant, within where the law lets it lie."""
         if len(self.draws) < 40:
             return {}
-        return {p.name: self.interval(self.draws[:, i]) for i, p in enumerate(self.law.parameters)}
+        found = {}
+        for i, p in enumerate(self.law.parameters):
+            low, high = self.interval(self.draws[:, i])
+            found[p.name] = max(low, p.low), min(high, p.high)
+        return found
 
     def predict(self, x: dict[str, Array]) -> Array:
         """The law at its optimum."""
