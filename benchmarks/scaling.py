@@ -17,11 +17,11 @@ from isoflop.scaling.columns import Runs, read_runs
 from isoflop.scaling.compare import compute_of, extrapolate
 from isoflop.scaling.demo import demo_file
 from isoflop.scaling.ensemble import FORMS, hold_out
-from isoflop.scaling.fit import chinchilla_starts, fit_law
+from isoflop.scaling.fit import fit_law
 from isoflop.scaling.law import find_law
 from isoflop.scaling.published import load_published
 from isoflop.scaling.reproduce import epoch_resamples
-from isoflop.scaling.solve import huber
+from isoflop.scaling.solve import chinchilla_starts, huber
 
 from .public_runs import SETS
 

@@ -18,12 +18,12 @@ from isoflop.scaling.decide import (
 )  # fmt: skip
 from isoflop.scaling.demo import demo_file, demo_runs
 from isoflop.scaling.design import Design, next_runs, runs_to_halve, simulated_left
-from isoflop.scaling.fit import chinchilla_starts, expanded_tail, fit_law
+from isoflop.scaling.fit import expanded_tail, fit_law
 from isoflop.scaling.law import find_law
 from isoflop.scaling.published import load_published
 from isoflop.scaling.reproduce import epoch_resamples, reproduce
 from isoflop.scaling.sensitivity import EMBEDDING, sensitivity, without_embeddings
-from isoflop.scaling.solve import TwoPowers, generic, huber
+from isoflop.scaling.solve import TwoPowers, chinchilla_starts, generic, huber
 
 from ..shared_data import data
 

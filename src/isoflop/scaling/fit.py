@@ -14,10 +14,8 @@ from ..errors import FitError, InvalidInput
 from .columns import Runs, check_runs
 from .law import Law
 from .solve import (
-    FAR_LADDER,
     TwoPowers,
     chinchilla_features,
-    chinchilla_starts,
     generic,
     to_fitted,
     to_natural,
@@ -249,12 +247,8 @@ class _Solver:
     def best(self) -> tuple[Array, float]:
         """Natural parameters and objective of the best optimum found."""
         if self.fast is not None:
-            grid = chinchilla_starts()
-            value = self.fast.objective(grid)
-            starts = grid[np.argsort(value)[:REFINED]]
-            z, value, _ = self.fast.solve(starts, ladder=FAR_LADDER)
-            i = int(np.argmin(value))
-            return to_natural(self.law, z[i]), float(value[i])
+            z, value = self.fast.optimum(self.fast.best_starts(REFINED))
+            return to_natural(self.law, z), value
         starts = self.law.starts(self.x, self.y)
         theta, value, _ = generic(self.law, self.x, self.y, starts, delta=self.delta,
                                   log_residual=self.log)  # fmt: skip

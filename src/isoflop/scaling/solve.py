@@ -27,6 +27,8 @@ LADDER = (100.0, 20.0, 5.0)
 FAR_LADDER = (1000.0, 300.0, 100.0, 20.0, 5.0)
 """and from starts far away."""
 TOLERANCE = 1e-12
+RUNG_TOLERANCE = 1e-4
+"""Relative gain at which a rung is left for the next."""
 
 
 def huber(residual: Array, delta: float) -> Array:
@@ -40,23 +42,26 @@ def chinchilla_features(x: Data) -> tuple[Array, Array]:
     return np.log(x["params"]), np.log(x["tokens"])
 
 
+def chinchilla_factors() -> tuple[Array, tuple[Array, Array], tuple[Array, Array]]:
+    """The grid of Hoffmann et al. 2022: values of e, pairs (a, alpha) and pairs (b, beta)."""
+    scale, power = np.meshgrid(np.arange(0, 26, 5.0), np.arange(0, 2.1, 0.5), indexing="ij")
+    term = scale.ravel(), power.ravel()
+    return np.arange(-1, 1.1, 0.5), term, term
+
+
 def chinchilla_starts() -> Array:
-    """The 4,500 starts of Hoffmann et al. 2022, as rows (e, a, alpha, b, beta)."""
-    grid = np.meshgrid(
-        np.arange(-1, 1.1, 0.5), np.arange(0, 26, 5.0), np.arange(0, 2.1, 0.5),
-        np.arange(0, 26, 5.0), np.arange(0, 2.1, 0.5), indexing="ij",
-    )  # fmt: skip
-    return np.stack([g.ravel() for g in grid], axis=1)
+    """Its 4,500 starts, as rows (e, a, alpha, b, beta)."""
+    e, (a, alpha), (b, beta) = chinchilla_factors()
+    i, j, k = (g.ravel() for g in np.meshgrid(*(np.arange(len(v)) for v in (e, a, b)),
+                                              indexing="ij"))  # fmt: skip
+    return np.stack([e[i], a[j], alpha[j], b[k], beta[k]], axis=1)
 
 
 def chinchilla_point(x: Data, y: Array) -> Array:
     """A good, not final, (e, a, alpha, b, beta), from which other forms of N and D start."""
     n, d = chinchilla_features(x)
     solver = TwoPowers(n, d, np.log(y), 1e-2)
-    grid = chinchilla_starts()[::7]
-    best = grid[np.argsort(solver.objective(grid))[:12]]
-    z, value, _ = solver.solve(best, ladder=FAR_LADDER)
-    return z[int(np.argmin(value))]
+    return solver.optimum(solver.best_starts(12))[0]
 
 
 class TwoPowers:
@@ -90,6 +95,47 @@ class TwoPowers:
             r = self.terms(z, rows)[3]
             value = (weights * huber(r, self.delta)).sum(axis=1)
         return np.where(np.isfinite(value), value, np.inf)
+
+    def best_starts(self, count: int) -> Array:
+        """The best of the 4,500 starts, each evaluated, shape (count, 5).
+
+        Their grid is a product of thirty size terms, thirty data terms and five floors, so the
+        exponentials are those of the factors and only sums and logarithms are one per start, in
+        single precision: starts are ranked, not compared closely.
+        """
+        e, (a, alpha), (b, beta) = chinchilla_factors()
+        size = np.exp(a[:, None] - alpha[:, None] * self.n).astype(np.float32)
+        data = np.exp(b[:, None] - beta[:, None] * self.d).astype(np.float32)
+        pairs = (size[:, None, :] + data[None, :, :]).reshape(-1, len(self.n))
+        y = self.y.astype(np.float32)
+        # Starts are far off: beyond the threshold Huber's loss is the distance, but for constants.
+        # One array holds all of them: once it is freed, glibc keeps the smaller ones of a
+        # bootstrap instead of mapping each anew, which took 40% of its time.
+        total = np.exp(e).astype(np.float32)[:, None, None] + pairs
+        np.log(total, out=total)
+        total -= y
+        values = np.abs(total, out=total).sum(axis=2)
+        best = np.argsort(values, axis=None)[:count]
+        i, j = np.divmod(best, pairs.shape[0])
+        left, right = np.divmod(j, len(b))
+        return np.stack([e[i], a[left], alpha[left], b[right], beta[right]], axis=1)
+
+    def optimum(self, starts: Array) -> tuple[Array, float]:
+        """The lowest optimum that starts far away lead to, and its objective.
+
+        Starts that reach the same objective on a rung of the ladder go on as one.
+        """
+        delta, z = self.delta, starts
+        try:
+            for rung in FAR_LADDER:
+                self.delta = delta * rung
+                z, value, _ = self._newton(z, None, RUNG_ITERATIONS, tolerance=RUNG_TOLERANCE)
+                z = z[np.unique(np.round(np.log(value), 5), return_index=True)[1]]
+        finally:
+            self.delta = delta
+        z, value, _ = self._newton(z, None, ITERATIONS)
+        i = int(np.argmin(value))
+        return z[i], float(value[i])
 
     def derivatives(
         self, z: Array, weights: Array, rows: Array | None = None
@@ -160,8 +206,9 @@ class TwoPowers:
         return self._newton(z, weights, ITERATIONS, rows)
 
     def _newton(
-        self, starts: Array, weights: Array | None, iterations: int, rows: Array | None = None
-    ) -> tuple[Array, Array, Array]:
+        self, starts: Array, weights: Array | None, iterations: int, rows: Array | None = None,
+        tolerance: float = TOLERANCE,
+    ) -> tuple[Array, Array, Array]:  # fmt: skip
         z = np.array(starts, float)
         of = np.arange(len(z)) if rows is None else rows
         w = np.ones((1, len(self.n))) if weights is None else weights
@@ -184,7 +231,7 @@ class TwoPowers:
             damping[live] = np.clip(np.where(better, damping[live] * 0.2, damping[live] * 6.0),
                                     1e-12, 1e12)  # fmt: skip
             small = np.abs(step).max(axis=1) < 1e-9 * (1.0 + np.abs(z[live]).max(axis=1))
-            gained = np.abs(current - after) <= TOLERANCE * np.abs(current)
+            gained = np.abs(current - after) <= tolerance * np.abs(current)
             done[live] |= small | (better & gained) | (damping[live] >= 1e12)
         return z, value, done
 
