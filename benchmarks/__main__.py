@@ -78,9 +78,10 @@ def speed() -> None:
     from isoflop.plans import Plan
 
     step = StepModel(model=load_model("llama-3.1-8b"), plan=Plan(), device=load_accelerator("h100"))
-    table = StepTable.build(step, max_sequences=512, context=np.linspace(1, 8192, 129), ratio=1.0)
+    table = StepTable.build(step, max_sequences=512)
     rng = np.random.default_rng(0)
-    n, c = rng.integers(1, 513, 1_000_000).astype(float), rng.uniform(1, 8192, 1_000_000)
+    n = rng.integers(1, 513, 1_000_000).astype(float)
+    c = rng.uniform(1, step.model.max_context, 1_000_000)
     start = time.process_time()
     table.decode_s(n, c)
     seconds = time.process_time() - start

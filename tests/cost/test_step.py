@@ -8,6 +8,7 @@ from isoflop.cli import main
 from isoflop.cost.features import Batch
 from isoflop.cost.operators.base import CollectiveShape
 from isoflop.cost.step import StepModel
+from isoflop.cost.table import TOLERANCE, StepTable
 from isoflop.hardware import load_accelerator
 from isoflop.models import load_model
 from isoflop.plans import Plan
@@ -45,3 +46,27 @@ def test_an_overlap_that_is_no_share_is_refused(capsys):
         main(["explain", "llama-3.1-8b", "--on", "h100-sxm", "--overlap", "1.5"])
     assert stop.value.code == 2
     assert "from 0 to 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("model", "device", "plan"), [
+    ("llama-3.1-8b", "h100-sxm", {}), ("llama-3.1-70b", "a100-80gb-sxm", {"tensor": 4}),
+    ("deepseek-v3", "h200", {"data": 8, "expert": 8}), ("gemma-3-12b", "l40s", {}),
+    ("nemotron-h-8b", "h100-sxm", {}), ("llama-3.1-8b", "epyc-9654", {}),
+])  # fmt: skip
+def test_default_tables_hold_their_tolerance(model, device, plan):
+    step = StepModel(model=load_model(model), plan=Plan(**plan), device=load_accelerator(device))
+    table = StepTable.build(step, max_sequences=200)
+    assert table.context[-1] == step.model.max_context
+    assert table.error(step, points=1000, seed=5) < TOLERANCE
+    # Without the added contexts it does not hold everywhere.
+    coarse = StepTable.build(step, max_sequences=200, ratio=1.12)
+    assert coarse.error(step, points=1000, seed=5) > table.error(step, points=1000, seed=5)
+
+
+def test_a_table_at_given_contexts_has_those():
+    step = StepModel(model=load_model("llama-3.1-8b"), plan=Plan(),
+                     device=load_accelerator("h100-sxm"))  # fmt: skip
+    table = StepTable.build(step, max_sequences=4, context=[100.0, 50.0, 100.0])
+    assert table.context.tolist() == [50.0, 100.0]
+    assert table.seconds.shape == (4, 2)
+    assert float(table.decode_s(3.0, 50.0)) == pytest.approx(float(step.decode_s(3.0, 50.0)))
