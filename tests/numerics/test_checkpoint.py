@@ -2,7 +2,11 @@
 
 import itertools
 import json
+import signal
 import struct
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -129,6 +133,49 @@ def test_an_interrupted_run_resumes_to_the_same_file(model, tmp_path, monkeypatc
     assert out.read_bytes() == whole.read_bytes()
     assert resumed.rows() == expected.rows()
     assert not (tmp_path / "o.safetensors.progress").exists()
+
+
+def test_a_killed_run_resumes_to_the_same_file(tmp_path):
+    """The process is killed outright between two layers; the next one finishes its work."""
+    rng = np.random.default_rng(5)
+    tensors = {
+        f"layers.{i}.proj.weight": rng.standard_normal((96, 128)).astype(np.float32)
+        for i in range(12)
+    }
+    path, out = write(tmp_path / "m.safetensors", tensors), tmp_path / "o.safetensors"
+    journal = tmp_path / "o.safetensors.progress"
+    options = ["--format", "int4-g32", "--method", "learned-rounding", "--json"]
+    command = [sys.executable, "-m", "isoflop", "quantize", str(path), *options, "--output"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([*command, str(out)], **quiet)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if journal.exists() and journal.read_text().count("\n") >= 2:
+            process.kill()
+            break
+        time.sleep(0.002)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    done = journal.read_text().splitlines()
+    assert not out.exists()
+    assert 2 <= len(done) < 12
+    subprocess.run([*command, str(out), "--resume"], check=True, **quiet)
+    whole = tmp_path / "whole.safetensors"
+    quantize_file(path, Settings(format="int4-g32", method="learned-rounding"), output=whole)
+    assert out.read_bytes() == whole.read_bytes()
+    assert not journal.exists()
+
+
+def test_calibration_streams_from_the_file(model, monkeypatch):
+    path, inputs = model
+    info = SafetensorsFile(path).tensors["layers.0.proj.weight"]
+    whole = checkpoint.CalibrationFile(inputs).of(info)
+    monkeypatch.setattr(checkpoint, "CALIBRATION_ROWS", 37)
+    monkeypatch.setattr(SafetensorsFile, "float32", None)  # never the whole tensor
+    streamed = checkpoint.CalibrationFile(inputs).of(info)
+    assert np.allclose(streamed.hessian, whole.hessian, rtol=1e-12)
+    assert np.array_equal(streamed.amax, whole.amax)
+    assert streamed.rows == whole.rows == 300
 
 
 def test_outliers_are_mapped(model):

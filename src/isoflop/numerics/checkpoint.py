@@ -23,6 +23,8 @@ EXCLUDE = r"embed|wte|wpe|lm_head|norm|ln_|router"
 """Tensors kept as they are unless told otherwise: embeddings, output head, norms, routers."""
 
 MIN_WIDTH = 32
+CALIBRATION_ROWS = 4096
+"""Rows of calibration inputs in memory at a time."""
 _SCALE_WORDS = {"fp16": "F16", "fp32": "F32"}
 
 Progress = Callable[[int, int, str], None]
@@ -92,13 +94,13 @@ class CalibrationFile:
             return Calibration.identity(width)
         for name in (info.name, info.name.removesuffix(".weight")):
             if name in self.file.tensors:
-                inputs = self.file.float32(name)
-                if inputs.ndim < 2 or inputs.shape[-1] != width:
+                shape = self.file.tensors[name].shape
+                if len(shape) < 2 or shape[-1] != width:
                     raise InvalidInput(
-                        f"Calibration inputs '{name}' have shape {inputs.shape}; the layer takes "
+                        f"Calibration inputs '{name}' have shape {shape}; the layer takes "
                         f"{width} values per row."
                     )
-                return Calibration.of(inputs)
+                return Calibration.streamed(self.file.row_chunks(name, CALIBRATION_ROWS))
         return Calibration.identity(width)
 
 

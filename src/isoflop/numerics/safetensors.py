@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +120,23 @@ class SafetensorsFile:
 
     def float32(self, name: str) -> np.ndarray:
         """A float tensor's values as float32 (exact for 16-bit types)."""
+        return self._float32(self._float_words(name), name)
+
+    def row_chunks(self, name: str, rows: int) -> Iterator[np.ndarray]:
+        """A float tensor of shape (..., width) as float32, so many rows at a time."""
+        words = self._float_words(name)
+        words = words.reshape(-1, words.shape[-1])
+        for first in range(0, len(words), rows):
+            yield self._float32(words[first : first + rows], name)
+
+    def _float_words(self, name: str) -> np.ndarray:
         info = self._info(name)
         if info.dtype not in FLOATS:
             raise InvalidInput(f"The tensor '{name}' is {info.dtype}; a float tensor is needed.")
-        words = self.raw(name)
-        if info.dtype == "BF16":
+        return self.raw(name)
+
+    def _float32(self, words: np.ndarray, name: str) -> np.ndarray:
+        if self.tensors[name].dtype == "BF16":
             return (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
         return words.astype(np.float32)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,25 +45,34 @@ class Calibration:
 
     @classmethod
     def of(cls, inputs: np.ndarray, chunk: int = 4096) -> Calibration:
-        """Accumulate in float64 over row chunks of inputs of shape (rows, in).
+        """Accumulate in float64 over row chunks of inputs of shape (..., rows, in).
 
         Raises
         ------
         InvalidInput
             For NaN or infinity, or no rows.
         """
-        if inputs.ndim < 2 or inputs.shape[0] == 0:
+        if inputs.ndim < 2 or inputs.size == 0:
             raise InvalidInput(f"Calibration inputs have shape {inputs.shape}; rows are needed.")
-        width = inputs.shape[-1]
-        rows = inputs.reshape(-1, width)
-        total = np.zeros((width, width))
-        amax = np.zeros(width)
-        for first in range(0, len(rows), chunk):
-            part = np.asarray(rows[first : first + chunk], dtype=np.float64)
-            finite_or_raise(part, "calibration")
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        return cls.streamed(rows[first : first + chunk] for first in range(0, len(rows), chunk))
+
+    @classmethod
+    def streamed(cls, chunks: Iterable[np.ndarray]) -> Calibration:
+        """As `of`, from an iterable of (rows, in) arrays, one of which is in memory at a time."""
+        total = amax = None
+        count = 0
+        for chunk in chunks:
+            part = np.asarray(chunk, dtype=np.float64)
+            finite_or_raise(part, f"calibration, rows from {count}")
+            if total is None or amax is None:
+                total, amax = np.zeros((part.shape[1],) * 2), np.zeros(part.shape[1])
             total += part.T @ part
             amax = np.maximum(amax, np.abs(part).max(0))
-        return cls(hessian=total / len(rows), amax=amax, rows=len(rows))
+            count += len(part)
+        if total is None or amax is None:
+            raise InvalidInput("There are no calibration inputs; rows are needed.")
+        return cls(hessian=total / count, amax=amax, rows=count)
 
 
 @frozen(kw_only=True, eq=False)
