@@ -265,6 +265,7 @@ class _Group:
 def make_report(
     server: Server, trace: Trace, collected: Collected, instances: Sequence[Running], *,
     replicas: int, dropped: int, wall_s: float, servers: Sequence[Server] = (),
+    clocks: bool = True,
 ) -> ServingReport:  # fmt: skip
     """Summarise finished instances; `servers` are the replicas where they differ."""
     groups = _Group.all(servers or [server] * replicas, instances)
@@ -306,7 +307,7 @@ def make_report(
         "unit_hit_ratio": count[UNIT_HITS] / max(count[UNIT_LOOKUPS], 1),
         "host_hit_ratio": count[HOST_HITS] / max(count[UNIT_LOOKUPS], 1),
         "held_clock": min(g.server.step.clock or 1.0 for g in groups),
-        "allowed_clock": min(g.clock(span) for g in groups),
+        "allowed_clock": min(g.clock(span) for g in groups) if clocks else None,
         "watts_per_device": watts, "joules_per_output_token": watts * devices / rate,
         **carbon(watts * devices / rate),
         "usd_per_million_output_tokens": None if usd is None

@@ -159,6 +159,9 @@ def advise(
     best: Confirmed | None = None
     order = _different(found)
     nearest = next((c for c in order if c.prefills), None)
+    if nearest is not None and nearest.usd_per_hour <= order[0].usd_per_hour:
+        # Where it keeps the promises, only equals in price need a look after it.
+        order = [nearest, *(c for c in order if c is not nearest)]
     for candidate in order:
         enough = len(finalists) >= FINALISTS and (
             best is not None or len(finalists) >= 3 * FINALISTS
@@ -167,8 +170,7 @@ def advise(
             continue
         if progress is not None:
             progress(f"simulating {candidate.describe()}")
-        ceiling = math.inf if best is None else best.candidate.usd_per_hour
-        confirmed = confirm(candidate, trace, promises, _fleet(fleets, candidate), ceiling)
+        confirmed = confirm(candidate, trace, promises, _fleet(fleets, candidate), best)
         finalists.append(confirmed)
         if confirmed.kept and (best is None or _price(confirmed) < _price(best)):
             best = confirmed
@@ -214,19 +216,22 @@ def confirm(
     trace: Trace,
     promises: Sequence[Promise],
     fleet: int,
-    ceiling: float = math.inf,
+    best: Confirmed | None = None,
 ) -> Confirmed:
     """Simulate a candidate on its share of the trace; add replicas until the promises hold.
 
-    No replica is added that would make it as dear as `ceiling`: it could not win any more.
+    No replica is added that would let `best` be preferred: it could not win any more.
 
     One replica gets every n-th request: with equal replicas in turn the others look the same. A
     short run comes first; what already breaks a promise in it is not simulated at length.
     """
     devices, share = candidate.step.plan.devices, candidate.share
     most = fleet // devices * share
-    lost = candidate.usd_per_hour >= ceiling
-    if lost:
+
+    def lost(other: Candidate) -> bool:
+        return best is not None and preference(other) >= _price(best)
+
+    if lost(candidate):
         return _simulate(candidate, trace, promises, BEATEN)
     server = candidate.server()
     tries = 0
@@ -235,7 +240,7 @@ def confirm(
         if confirmed.kept:
             confirmed = _simulate(candidate, trace, promises, SAMPLE, server)
         larger = _larger(confirmed, most)
-        if confirmed.kept or larger is None or tries == 3 or larger.usd_per_hour >= ceiling:
+        if confirmed.kept or larger is None or tries == 3 or lost(larger):
             return confirmed
         candidate = larger
         tries += 1
@@ -274,7 +279,7 @@ def _simulate(
             decodes=candidate.decodes // groups, drop_long=True,
         )  # fmt: skip
     else:
-        report = simulate(server, part, drop_long=True)
+        report = simulate(server, part, drop_long=True, clocks=False)
     report = evolve(report, summary={
         **report.summary, "replicas": candidate.replicas, "devices": candidate.devices,
         "throughput_output_tokens_per_s":

@@ -26,7 +26,7 @@ SLICES = 200
 def simulate(
     server: Server, trace: Trace, *, replicas: int = 1, router: str = "round-robin",
     drop_long: bool = False, events: int = 0, progress: Progress | None = None,
-    longest: int = 1 << 40, sustained: bool = False,
+    longest: int = 1 << 40, sustained: bool = False, clocks: bool = True,
 ) -> ServingReport:  # fmt: skip
     """Simulate every request of `trace`.
 
@@ -48,6 +48,8 @@ def simulate(
         Whether the load lasts, so that clocks settle where its mean power meets the board's
         limit: the trace then runs a second time at those clocks. Engines' factors were fitted on
         mixed loads that hold some of this already.
+    clocks : bool
+        Whether the report says which clock power would allow; a search of many runs does without.
 
     Raises
     ------
@@ -71,7 +73,7 @@ def simulate(
     collected = Collected.of(instances, parts, trace)
     report = make_report(
         server, trace, collected, instances, replicas=replicas, dropped=dropped,
-        wall_s=time.perf_counter() - began,
+        wall_s=time.perf_counter() - began, clocks=clocks or sustained,
     )  # fmt: skip
     clock = report.summary["allowed_clock"]
     if not sustained or clock >= 1.0:
