@@ -50,6 +50,9 @@ class Engine:
         Decoding steps between a prompt's arrival and the start of its own.
     captured : float
         Share of the kernels' fixed times that a captured graph saves in decoding steps.
+    padded_experts : bool
+        Whether 8-bit experts are laid out one tile of rows each, whatever the step holds, unless
+        eight ranks split every matrix (vLLM with DeepGEMM).
     burst : float
         Share of the clients whose prompts stay together in a closed loop of equal lengths: the
         more, the more an engine finishes all prompts before it decodes.
@@ -72,6 +75,7 @@ class Engine:
     lag_steps: float = 0.0
     burst: float = 0.0
     prompt_layer_s: float = 0.0
+    padded_experts: bool = False
     chunk_tokens: float = field(default=8192.0, metadata={"plain": True})
     kernel_scale: dict[str, float] = field(factory=dict)
     sigma: float
@@ -97,10 +101,17 @@ SAME = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "tensorrt": "trtllm"}
 
 
 def engine_of(name: str, version: str) -> str:
-    """The engine id of a release; vLLM before 0.8 ran its first engine, in one process."""
+    """The engine id of a release.
+
+    vLLM before 0.8 ran its first engine, in one process. From 0.11 to 0.15 it ran block-scaled
+    experts in DeepGEMM's contiguous layout (vllm-project/vllm pull request 29346).
+    """
     low = name.strip().lower()
-    release = re.match(r"0\.(\d+)", version.strip())
-    return "vllm-v0" if low == "vllm" and release and int(release.group(1)) < 8 else low
+    found = re.match(r"v?0\.(\d+)", version.strip())
+    if low != "vllm" or not found:
+        return low
+    release = int(found.group(1))
+    return "vllm-v0" if release < 8 else "vllm-padded" if 11 <= release <= 15 else "vllm"
 
 
 def load_engine(name: str) -> Engine:

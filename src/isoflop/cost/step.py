@@ -75,8 +75,9 @@ class StepModel:
     def timer(self) -> KernelTimer:
         """Calibrated kernel times on this device."""
         return KernelTimer(
-            device=self.device, cluster=self.cluster, plan=self.plan, clock=self.clock
-        )
+            device=self.device, cluster=self.cluster, plan=self.plan, clock=self.clock,
+            padded_experts=self.engine.padded_experts and self.plan.tensor != 8,
+        )  # fmt: skip
 
     @cached_property
     def peaks(self) -> Peaks:

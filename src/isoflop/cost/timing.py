@@ -49,6 +49,10 @@ UNMEASURED_SIGMA = {
 """Spread of log(measured / predicted) per kind for a device whose family was never measured:
 what the models show when a family is predicted from another one's parameters."""
 
+CACHE_BYTES_PER_CLOCK = 24.0
+"""Bytes per clock and unit from the last-level cache: about 5.5 TB/s on an H100, as published
+microbenchmarks have it, not fitted."""
+
 JOULES_PER_FLOP: dict[str, float] = {"ada": 1.20e-12, "hopper": 0.83e-12, "ampere": 1.22e-12}
 """Board energy above idle of one 16-bit FLOP in dense products at full clocks, by family: what
 makes the device each family was fitted on sustain the share of its rate that its largest products
@@ -93,6 +97,8 @@ class KernelTimer:
         Network tiers; None uses the device's own links.
     captured : bool
         Whether the engine replays captured graphs and brings its own all-reduce.
+    padded_experts : bool
+        Whether 8-bit experts are laid out one tile of rows each; see `_padded_s`.
     clock : float or None
         Share of its highest clock that the device holds all along, because its board's power is
         spent; None: a short run or a light load, in which only long kernels slow down, as they
@@ -103,6 +109,7 @@ class KernelTimer:
     plan: Plan
     cluster: Cluster | None = None
     captured: bool = True
+    padded_experts: bool = False
     clock: float | None = None
     stream: StreamParameters = field(factory=StreamParameters)
 
@@ -362,7 +369,21 @@ class KernelTimer:
             activation_bytes_per_value=min(fmt.bytes_per_value, 2.0) if matched else 2.0,
             gated=shape.gated,
         )  # fmt: skip
+        if self.padded_experts and name == "fp8":
+            seconds = np.maximum(seconds, np.where(tokens > 0, self._padded_s(shape), 0.0))
         return seconds[back].reshape(batch.shape)
+
+    def _padded_s(self, shape: MoeShape) -> float:
+        """Least seconds of experts in DeepGEMM's contiguous layout, however few tokens there are.
+
+        Every local expert has at least one tile of 128 rows, and tiles without tokens load both
+        operands like the others: 128 x 128 activations beside 128 x 128 weights, through the
+        last-level cache.
+        """
+        matrices = 3 if shape.gated else 2
+        weights = matrices * shape.hidden * shape.inner * shape.experts
+        rate = CACHE_BYTES_PER_CLOCK * self.shape.units * self.shape.clock_hz
+        return 2.0 * weights / rate
 
     def _stream(self, op: Operator, batch: Batch) -> Array:
         moved = linear(op.read, batch) + linear(op.written, batch)

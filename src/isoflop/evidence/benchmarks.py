@@ -31,7 +31,7 @@ def protocol_of(origin: str, case: Case) -> Protocol:
     )  # fmt: skip
 
 
-ACCEPTANCE = 0.7
+ACCEPTANCE = 0.54
 """Chance that a token drafted by a model's own prediction layer is accepted, given those before."""
 
 TRT_DRAFTED = re.compile(r"1\.2\.0rc6\.post3|measured=2026-01-14\S*;.*1\.1\.0rc2\.post2")

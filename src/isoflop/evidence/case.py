@@ -38,6 +38,8 @@ class Protocol:
         Tokens proposed and verified per sequence and step; 0 without speculation.
     acceptance : float
         Chance, 0 to 1, that a proposed token is accepted given all before it were.
+    served : bool
+        Whether requests go through a server; an offline benchmark calls the engine itself.
     """
 
     rounds: float = 0.0
@@ -45,6 +47,7 @@ class Protocol:
     wait_steps: float = 0.0
     drafts: int = 0
     acceptance: float = 0.0
+    served: bool = True
 
     @property
     def tokens_per_step(self) -> float:
@@ -76,6 +79,8 @@ class Case:
         Why it cannot be priced; empty if it can.
     model, device, engine : str
         Catalog names.
+    release : str
+        The engine's version, where the source states it.
     concurrency : float or None
         Closed-loop clients, or the size of a static batch; None: as many as memory holds.
     mode : str
@@ -93,6 +98,7 @@ class Case:
     model: str = ""
     device: str = ""
     engine: str = ""
+    release: str = ""
     plan: Plan = field(factory=Plan)
     prompt_tokens: float = 0.0
     output_tokens: float = 0.0

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from attrs import evolve
 
-from ..cost.engines import load_engine
+from ..cost.engines import engine_of, load_engine
 from ..cost.features import Batch
 from ..cost.interval import Z90
 from ..cost.memory import MemoryPolicy, cache_bytes, memory_use
@@ -60,7 +60,8 @@ def predict_cases(
         elif case.training is not None:
             results[i] = trainer.predict(case)
         else:
-            groups[case.model, case.device, case.engine, case.plan, case.protocol.drafts].append(i)
+            engine = engine_of(case.engine, case.release)
+            groups[case.model, case.device, engine, case.plan, case.protocol.drafts].append(i)
     for (model, device, engine, plan, _), members in groups.items():
         try:
             step = _instance(model, device, engine, plan)
@@ -187,12 +188,12 @@ def _states(step: StepModel, cases: Sequence[Case], mode: str) -> tuple[SteadySt
 
 def run_of(cases: Sequence[Case]) -> dict[str, Any]:
     """What the load generators of cases did, as the steady state takes it."""
-    rounds, shortest, wait, gained = (
+    rounds, shortest, wait, gained, served = (
         np.array([getattr(c.protocol, k) for c in cases])
-        for k in ("rounds", "shortest", "wait_steps", "tokens_per_step")
+        for k in ("rounds", "shortest", "wait_steps", "tokens_per_step", "served")
     )
     run = ClosedRun(rounds=rounds, shortest=shortest)
-    return {"wait_steps": wait, "tokens_per_step": gained, "run": run}
+    return {"wait_steps": wait, "tokens_per_step": gained, "served": served, "run": run}
 
 
 def _value(step: StepModel, case: Case, state: SteadyState, j: int, context: float) -> float:
@@ -227,7 +228,8 @@ def _load(step: StepModel, case: Case, state: SteadyState, j: int, context: floa
 
 def serving_load(case: Case) -> tuple[Accelerator, Load]:
     """The device of one serving case and how busy it keeps it."""
-    step = _instance(case.model, case.device, case.engine, case.plan)
+    engine = engine_of(case.engine, case.release)
+    step = _instance(case.model, case.device, engine, case.plan)
     state, context = _states(step, [case], case.mode)
     return step.device, _load(step, case, state, 0, float(context[0]))
 

@@ -10,7 +10,7 @@ from attrs import evolve
 from ..cost.engines import engine_of
 from ..errors import IsoflopError
 from ..plans import Plan
-from .case import Arrivals, Case, weight_formats
+from .case import Arrivals, Case, Protocol, weight_formats
 from .silicon_rows import number, role_of
 
 SERVING_COLUMNS = frozenset(
@@ -101,6 +101,7 @@ def _fill(case: Case, row: dict[str, str]) -> Case:
         model=row["model"],
         device=row["gpu"],
         engine=engine_of(engine, row.get("engine_version", "")),
+        release=row.get("engine_version", ""),
         replicas=float(devices),
         mixed="chunked prefill on" in note,
         plan=plan,
@@ -112,6 +113,9 @@ def _fill(case: Case, row: dict[str, str]) -> Case:
         case = evolve(case, running=float(running.group(1)))
     if "ShareGPT" in note:
         case = evolve(case, output_cv=MEMORYLESS_CV)
+    if "bench max load" in note or "static batch" in note or size == "max":
+        # trtllm-bench and gptSessionBenchmark call the engine: no server answers each sequence.
+        case = evolve(case, protocol=Protocol(served=False))
     case = _batching(case, size, note, engine)
     # Some of these rows are medians of the runs that the engine overheads were fitted on.
     if "ai-dynamo" in row["source"]:

@@ -7,7 +7,7 @@ times. Keeping the two apart prices thousands of scenarios, or an engine fit, in
 from __future__ import annotations
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 from numpy.typing import ArrayLike
 
 from ..cost.engines import Engine
@@ -62,7 +62,8 @@ class InstanceTables:
         its next step.
         """
         bare = StepModel(
-            model=step.model, plan=step.plan, device=step.device, cluster=step.cluster, engine=BARE,
+            model=step.model, plan=step.plan, device=step.device, cluster=step.cluster,
+            engine=evolve(BARE, padded_experts=step.engine.padded_experts),
             clock=step.clock,
         )  # fmt: skip
         decode = StepTable.build(
@@ -83,24 +84,31 @@ class InstanceTables:
     def state(
         self, engine: Engine, clients: ArrayLike, prompt: ArrayLike, output: ArrayLike,
         *, static: bool = False, output_cv: ArrayLike = 0.0, mixed: ArrayLike = False,
-        wait_steps: ArrayLike = 0.0, tokens_per_step: ArrayLike = 1.0,
+        wait_steps: ArrayLike = 0.0, tokens_per_step: ArrayLike = 1.0, served: ArrayLike = True,
         run: ClosedRun | None = None,
     ) -> SteadyState:  # fmt: skip
-        """Steady state of the scenarios under one engine's overheads."""
+        """Steady state of the scenarios under one engine's overheads.
+
+        `served` is False where a benchmark calls the engine itself: no server then answers each
+        sequence, and no request waits for one.
+        """
         layers, scale = self.step.model.depth, engine.scale(self.step.device.family)
         index = np.searchsorted(self.lengths, np.asarray(prompt, float))
+        answered = np.asarray(served, float)
 
         def decode_s(sequences: Array, context: Array) -> Array:
             kernels = self.decode.decode_s(sequences, context)
             kernels = np.maximum(kernels - engine.captured * self.step.launch_s, 0.5 * kernels)
-            return scale * kernels + engine.overhead_s(sequences, layers)
+            return scale * kernels + engine.overhead_s(sequences * answered, layers)
 
         def prefill_s(prompts: Array, tokens: Array) -> Array:
             count = np.maximum(prompts, 1.0)
             full = self.together[index]
             slope = (self.batched_s - self.alone_s)[index] / np.maximum(full - 1.0, 1.0)
             seconds = self.alone_s[index] + slope * (count - 1.0)
-            return engine.prefill_scale * scale * seconds + engine.overhead_s(count, layers)
+            return engine.prefill_scale * scale * seconds + engine.overhead_s(
+                count * answered, layers
+            )
 
         if static:
             return static_batch(
@@ -109,7 +117,8 @@ class InstanceTables:
         return closed_loop(
             decode_s, prefill_s, clients=clients, prompt_tokens=prompt, output_tokens=output,
             chunk_tokens=engine.chunk_tokens * self.step.plan.data,
-            interference=engine.prefill_interference, arrival_s=engine.arrival_s,
+            interference=engine.prefill_interference, arrival_s=engine.arrival_s * answered,
+            stages=self.step.plan.pipeline,
             burst=engine.burst, output_cv=output_cv,
             prompt_floor_s=engine.prompt_layer_s * layers, mixed=mixed,
             lag_steps=engine.lag_steps + np.asarray(wait_steps, float),

@@ -123,7 +123,8 @@ def closed_loop(
     output_tokens: ArrayLike,
     chunk_tokens: float = 8192.0,
     interference: float = 1.0,
-    arrival_s: float = 0.0,
+    arrival_s: ArrayLike = 0.0,
+    stages: float = 1.0,
     burst: float = 0.0,
     output_cv: ArrayLike = 0.0,
     prompt_floor_s: float = 0.0,
@@ -144,8 +145,11 @@ def closed_loop(
         Prompt tokens one step can hold, so how many prompts share a prefill step.
     interference : float
         Share of other requests' prefill time that stalls a decoding one.
-    arrival_s : float
+    arrival_s : array
         Time outside steps before the first token.
+    stages : float
+        Pipeline stages, which work on as many prompts at once: each prompt holds the device for
+        its time over this.
     burst : float
         Share of the other clients whose prompts arrive together with one's own: 0 for independent
         arrivals, 1 for a load generator that starts all clients at once.
@@ -183,7 +187,7 @@ def closed_loop(
     context = mean_context(p, n, output_cv)
     together = np.clip(np.floor(chunk_tokens / p), 1.0, c)
     alone = prefill_s(np.ones_like(p), p)
-    device_each = prefill_s(together, p) / together  # prefill seconds per request, batched
+    device_each = prefill_s(together, p) / (together * stages)  # seconds a request holds a stage
     each = device_each
     decoding = np.maximum(n - 1.0, 0.0)
     lag = np.asarray(lag_steps, float)
