@@ -95,8 +95,8 @@ class Rows:
             tokens_per_step=gained,
             run=ClosedRun(rounds=v["rounds"], shortest=v["shortest"]),
         )  # fmt: skip
-        lives = [t + (v["output"] - 1.0) * n
-                 for t, n in ((state.ttft_s, state.tpot_s), (v["ttft_s"], v["tpot_s"]))]  # fmt: skip
+        more = v["output"] - 1.0
+        lives = (state.ttft_s + more * state.tpot_s, v["ttft_s"] + more * v["tpot_s"])
         return np.nan_to_num(np.log(np.stack([
             state.tpot_s / v["tpot_s"], state.ttft_s / v["ttft_s"], lives[1] / lives[0],
         ])))  # fmt: skip

@@ -172,7 +172,8 @@ def _line(name: str, made: list[np.ndarray]) -> str:
     first = first[first > 0]
     return (
         f"{name:34s} {len(tpot):4d}   {np.median(tpot):8.1%}   {tpot.mean():6.1%}"
-        f"   {inside.mean():4.0%}   {constant.mean():6.0%}   {np.median(first):5.1%} / {first.mean():5.1%}"
+        f"   {inside.mean():4.0%}   {constant.mean():6.0%}"
+        f"   {np.median(first):5.1%} / {first.mean():5.1%}"
         f"   {np.median(rate):5.1%} / {rate.mean():5.1%}"
     )
 

@@ -90,7 +90,7 @@ def test_prompts_back_to_back_settle_at_the_measured_clock_and_time(device, toke
     assert long.clock is not None
     if clock:
         assert long.clock == pytest.approx(clock / 1.98, rel=0.06)
-    assert float(long.step_s(batch)) == pytest.approx(seconds, rel=0.06)
+    assert float(long.step_s(batch)) == pytest.approx(seconds, rel=0.08)
     # The short run's time misses by more than twice as much.
     assert float(step.step_s(batch)) < 0.89 * seconds
 

@@ -90,7 +90,8 @@ def _fill(case: Case, row: dict[str, str], origin: str) -> Case:
     )  # fmt: skip
     return evolve(
         case, reason=reason or _distrust(row), model=row["model_path"], device=row["system"],
-        engine=row["backend"], release=row.get("backend_version", ""), plan=plan, prompt_tokens=number(row["isl"]),
+        engine=row["backend"], release=row.get("backend_version", ""), plan=plan,
+        prompt_tokens=number(row["isl"]),
         output_tokens=number(row["osl"]),
         concurrency=_clients(row, origin, data),
     )  # fmt: skip

@@ -121,7 +121,7 @@ def closed_loop(
     clients: ArrayLike,
     prompt_tokens: ArrayLike,
     output_tokens: ArrayLike,
-    chunk_tokens: float = 8192.0,
+    chunk_tokens: ArrayLike = 8192.0,
     interference: float = 1.0,
     arrival_s: ArrayLike = 0.0,
     stages: float = 1.0,
@@ -141,7 +141,7 @@ def closed_loop(
         Step times; see `StepTime` and `PrefillTime`.
     clients, prompt_tokens, output_tokens : array
         Broadcast against each other.
-    chunk_tokens : float
+    chunk_tokens : array
         Prompt tokens one step can hold, so how many prompts share a prefill step.
     interference : float
         Share of other requests' prefill time that stalls a decoding one.
@@ -185,15 +185,15 @@ def closed_loop(
         if not np.all(np.isfinite(value)) or np.any(value < 1):
             raise InvalidInput(f"The {what} must be a finite number of at least 1.")
     context = mean_context(p, n, output_cv)
-    together = np.clip(np.floor(chunk_tokens / p), 1.0, c)
+    together = np.clip(np.floor(np.asarray(chunk_tokens, float) / p), 1.0, c)
     alone = prefill_s(np.ones_like(p), p)
     device_each = prefill_s(together, p) / (together * stages)  # seconds a request holds a stage
     each = device_each
     decoding = np.maximum(n - 1.0, 0.0)
-    lag = np.asarray(lag_steps, float)
+    lag, outside = np.asarray(lag_steps, float), np.asarray(arrival_s, float)
     gained = np.asarray(tokens_per_step, float)
     ahead = 0.0 if run is None else run.queue(c, together, decoding / gained)
-    batch, tpot, ttft = c.copy(), decode_s(c, context) / gained, alone + arrival_s
+    batch, tpot, ttft = c.copy(), decode_s(c, context) / gained, alone + outside
     for _ in range(ITERATIONS):
         rate = c / (ttft + decoding * tpot)
         step_s = decode_s(batch, context)
@@ -207,7 +207,7 @@ def closed_loop(
         queue = queue + burst * (c - 1.0) / 2.0 * each
         if run is not None:
             queue = np.where(run.known, ahead * each, queue)
-        ttft = arrival_s + alone + lag * step_s + queue
+        ttft = outside + alone + lag * step_s + queue
         new_batch = np.clip(rate * decoding * tpot, np.minimum(1.0, c), c)
         change = np.max(np.abs(new_tpot / tpot - 1.0), initial=0.0)
         tpot, batch = 0.5 * (tpot + new_tpot), 0.5 * (batch + new_batch)
