@@ -24,7 +24,7 @@ def test_short_and_long_runs_are_told_apart(capsys):
     assert burst["regimes"][at]["step_s"] == pytest.approx(burst["clocks"]["burst_s"])
     assert long["regimes"][at]["step_s"] == pytest.approx(burst["clocks"]["sustained_s"])
     # Measured on an H100 over and over: 207.5 ms.
-    assert burst["clocks"]["sustained_s"] == pytest.approx(0.2075, rel=0.07)
+    assert burst["clocks"]["sustained_s"] == pytest.approx(0.2075, rel=0.09)
     assert burst["regimes"][at]["clock"] == 1.0
     assert long["regimes"][at]["clock"] == burst["clocks"]["sustained_clock"] < 0.9
 
