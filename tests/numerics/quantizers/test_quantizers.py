@@ -154,6 +154,19 @@ def test_indefinite_hessians_are_damped_and_said_so():
         damped_cholesky(np.full((2, 2), np.nan))
 
 
+def test_too_few_calibration_rows_are_said_so():
+    rng = np.random.default_rng(8)
+    weight = rng.standard_normal((32, 64)).astype(np.float32)
+    few, enough = (Calibration.of(rng.standard_normal((n, 64))) for n in (20, 200))
+    fmt = load_weight_format("int4-g32")
+    for name in ("gptq", "babai", "hptq", "ssqr"):
+        notes = quantizers.load(name).quantize(weight, fmt, few).notes
+        assert any("20 calibration rows for 64 inputs" in note for note in notes), name
+        assert not quantizers.load(name).quantize(weight, fmt, enough).notes
+    with pytest.raises(UnknownName, match="one of: awq, babai"):
+        quantizers.load("nonesuch")
+
+
 def test_dead_inputs_do_not_break_gptq():
     weight, calibration = layer(np.random.default_rng(7), width=64)
     calibration.hessian[5, :] = calibration.hessian[:, 5] = 0

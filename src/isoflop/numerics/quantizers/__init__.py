@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ... import registry
+from ...errors import UnknownName
 from ._base import Calibration, Quantized, Quantizer, load_weight_format
 
 PACKAGE = __name__
@@ -20,6 +21,9 @@ def load(name: str, **options) -> Quantizer:
     ------
     UnknownName
     """
+    known = names()
+    if name.strip().lower().replace("_", "-") not in known:
+        raise UnknownName("quantizer", name, known, f"It is one of: {', '.join(known)}.")
     return registry.find(PACKAGE, name, "QUANTIZER", "quantizer")(**options)
 
 

@@ -188,14 +188,22 @@ def damped_cholesky(hessian: np.ndarray, damping: float = DAMPING) -> tuple[np.n
     )
 
 
-def damping_note(used: float, asked: float) -> tuple[str, ...]:
-    """Say that more damping than asked for was needed."""
-    if used <= asked:
-        return ()
-    return (
-        f"The Hessian was not positive definite at damping {asked:g}; {used:g} of its mean "
-        "diagonal was added.",
-    )
+def calibration_notes(
+    calibration: Calibration, method: str, used: float, asked: float
+) -> tuple[str, ...]:
+    """Sentences about a method's Hessian: no data, too few rows, or more damping than asked for."""
+    width = len(calibration.hessian)
+    if used > asked:
+        return (
+            f"The Hessian was not positive definite at damping {asked:g}; {used:g} of its mean "
+            "diagonal was added.",
+        )
+    if 0 < calibration.rows < width:
+        return (
+            f"{calibration.rows} calibration rows for {width} inputs: the Hessian is not positive "
+            f"definite by itself; {used:g} of its mean diagonal was added. Give more rows.",
+        )
+    return no_data_note(calibration, method)
 
 
 def weighted_error(error: np.ndarray, hessian: np.ndarray) -> float:

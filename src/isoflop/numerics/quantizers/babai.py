@@ -24,11 +24,10 @@ from ._base import (
     DAMPING,
     Calibration,
     Quantized,
+    calibration_notes,
     check_weight,
     damped_cholesky,
-    damping_note,
     needs_blocks,
-    no_data_note,
     weighted_error,
 )  # fmt: skip
 from ._scales import encode_with, scales_and_zeros
@@ -99,7 +98,7 @@ class Babai:
             "bound": float(bound(wide, diagonal, len(w)).sum()),
             "at_the_ends": float(clipped),
         }
-        notes = damping_note(used, self.damping) + no_data_note(calibration, "babai")
+        notes = calibration_notes(calibration, "babai", used, self.damping)
         return Quantized(
             values=blocks.decode(), storage_bytes=blocks.storage_bytes, blocks=blocks, facts=facts,
             notes=notes,

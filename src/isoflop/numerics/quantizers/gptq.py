@@ -17,11 +17,10 @@ from ._base import (
     DAMPING,
     Calibration,
     Quantized,
+    calibration_notes,
     check_weight,
     damped_cholesky,
-    damping_note,
     needs_blocks,
-    no_data_note,
 )  # fmt: skip
 from ._scales import element_round, encode_with, scales_and_zeros
 
@@ -194,7 +193,7 @@ class Gptq:
                 "damping": factor.damping, "order": self.order,
                 "pivot_sum": float(factor.pivots.sum()),
             },
-            notes=damping_note(factor.damping, self.damping) + no_data_note(calibration, "gptq"),
+            notes=calibration_notes(calibration, "gptq", factor.damping, self.damping),
         )  # fmt: skip
 
 

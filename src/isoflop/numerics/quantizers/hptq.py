@@ -20,9 +20,8 @@ from ._base import (
     DAMPING,
     Calibration,
     Quantized,
+    calibration_notes,
     check_weight,
-    damping_note,
-    no_data_note,
     weighted_error,
 )  # fmt: skip
 from .gptq import Factor, Order
@@ -78,7 +77,7 @@ class Hptq:
                 "error": weighted_error((values - weight).astype(np.float64), calibration.hessian),
                 "bound": 0.25 * scale**2 * float(factor.pivots.sum()) * len(weight),
             },
-            notes=damping_note(factor.damping, self.damping) + no_data_note(calibration, "hptq"),
+            notes=calibration_notes(calibration, "hptq", factor.damping, self.damping),
         )  # fmt: skip
 
     def _search(

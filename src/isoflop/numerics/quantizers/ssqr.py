@@ -23,10 +23,9 @@ from ._base import (
     DAMPING,
     Calibration,
     Quantized,
+    calibration_notes,
     check_weight,
-    damping_note,
     needs_blocks,
-    no_data_note,
     weighted_error,
 )  # fmt: skip
 from ._scales import encode_with
@@ -90,7 +89,7 @@ class Ssqr:
                 "error": weighted_error(error, calibration.hessian),
                 "bound": 0.25 * float((wide.astype(np.float64) ** 2 * factor.pivots).sum()),
             },
-            notes=damping_note(factor.damping, self.damping) + no_data_note(calibration, "ssqr"),
+            notes=calibration_notes(calibration, "ssqr", factor.damping, self.damping),
         )  # fmt: skip
 
     def _search(self, weight: np.ndarray, fmt: BlockFormat, start: np.ndarray, factor: Factor):
