@@ -22,6 +22,8 @@ from isoflop.scaling.fit import expanded_tail, fit_law
 from isoflop.scaling.law import find_law
 from isoflop.scaling.published import load_published
 from isoflop.scaling.reproduce import epoch_resamples, reproduce
+from isoflop.scaling.reproduce_forms import SCORES, decade_ahead
+from isoflop.scaling.reproduced import column, read_table
 from isoflop.scaling.sensitivity import EMBEDDING, sensitivity, without_embeddings
 from isoflop.scaling.solve import TwoPowers, chinchilla_starts, generic, huber
 
@@ -269,6 +271,19 @@ def test_published_fits_are_reproduced():
     assert sum(all(r.strict for r in found if r.fit == f) for f in papers) >= 20
     assert "porian-2024 rw tuned short const" in papers
     assert seconds < 60
+
+
+def test_aggregates_of_benchmarks_are_more_predictable_than_single_ones():
+    """Owen 2024: 6 points over one decade of compute for aggregates, more for single tasks."""
+    rows = [r for r in read_table(data("laws/obsscaling_base_llm_benchmark_eval.csv"))
+            if r["FLOPs (1E21)"] and all(r[k] for k in SCORES)]  # fmt: skip
+    law, flop = find_law("benchmark"), column(rows, "FLOPs (1E21)") * 1e21
+    flop[flop > 1e25] /= 1e3  # one row's tokens are a thousand times too many
+    scores = [column(rows, k) for k in SCORES]
+    together, usual = decade_ahead(law, flop, np.mean(scores, axis=0))
+    assert together < 7.0
+    assert together < 0.5 * usual
+    assert together < np.mean([decade_ahead(law, flop, s)[0] for s in scores])
 
 
 @pytest.mark.parametrize(

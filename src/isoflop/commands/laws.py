@@ -209,6 +209,8 @@ def reproduce(*, data: str = "", json: Flag = False) -> None:
         f"{own['agree']} of {own['fits']} fits of this catalog to public runs come out the same "
         f"again. {seconds:.1f} s."
     )
+    for fit, note in dict.fromkeys((r.fit, r.note) for r in found if r.note):
+        out.print(f"{fit}: {note}.")
     for text in absent:
         out.print(f"Not run: {text}.")
 
