@@ -51,7 +51,7 @@ def mixing(folder: Path) -> list[Reproduced]:
 SCORES = ("MMLU", "ARC-C", "HellaSwag", "Winograd", "TruthfulQA", "GSM8K", "XWinograd")
 """Benchmarks of the table whose mean is taken as an aggregate."""
 MOST_TOKENS_T = 100.0
-"""More training tokens than this, in trillions, are a unit mistaken: one row holds 627 for 0.627."""
+"""Trillions of training tokens above which a unit was mistaken: one row holds 627 for 0.627."""
 DECADES = (22.5, 24.6, 0.25)
 """Limits of compute, as decades, below which a fit is made; the decade above is predicted."""
 
