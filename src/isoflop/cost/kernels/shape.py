@@ -10,14 +10,34 @@ FAMILY_FLOP_PER_CLOCK = {"hopper": 4096.0, "ampere": 2048.0, "ada": 1024.0}
 """Dense 16-bit FLOP per unit and clock of the parts each family's kernels were measured on. Some
 products of the same silicon are sold with a quarter (H20) or half of it (RTX 4090, L40)."""
 
+ARRAY_FAMILIES = ("tpu", "gaudi", "trainium", "systolic")
+"""Families of a few large matrix arrays, each as much as dozens of a GPU's units."""
+
+ARRAY_ROWS = 16
+"""Query rows that an array takes at least: it streams them, with no tile of 64 to fill."""
 AMX_ROWS = 16
 AMX_GAIN = 8.0
 """A CPU whose 16-bit rate is this many times its fp32 vector rate has matrix units: AMX gains 32,
 dot products in vector registers 2 to 4."""
 
 
+def _units(device: Accelerator, rate: float) -> int:
+    """Compute units; a large array counts as so many of the units that the models were fitted on.
+
+    Loads, stores and waves are per unit. Counted as one unit, a TPU's array would load operands at
+    one streaming multiprocessor's pace, a twentieth of its memory's bandwidth.
+    """
+    units = max(1, device.compute.units)
+    if device.family not in ARRAY_FAMILIES:
+        return units
+    each = FAMILY_FLOP_PER_CLOCK["hopper"] * device.compute.clock_hz
+    return max(units, round(rate / each))
+
+
 def _pad_rows(device: Accelerator) -> int:
     rates = device.rates.dense_flop_per_s
+    if device.family in ARRAY_FAMILIES:
+        return ARRAY_ROWS
     if device.kind != "cpu":
         # Products at the vector rate: no matrix units, so decoding does dot products (Apple).
         return int(0.0 < rates.get("fp16", 0.0) <= device.rates.vector_flop_per_s)
@@ -32,7 +52,7 @@ class DeviceShape:
     Attributes
     ----------
     units : int
-        Streaming multiprocessors or their counterpart.
+        Streaming multiprocessors or their counterpart; pieces of their size of a large array.
     bandwidth_bytes_per_s, cache_bytes : float
         Device memory bandwidth and last-level cache.
     bf16_flop_per_s : float
@@ -60,15 +80,16 @@ class DeviceShape:
         """The shape of a catalog entry; a device without 16-bit units uses its widest rate."""
         rates = device.rates.dense_flop_per_s
         rate = next((rates[f] for f in ("bf16", "fp16", "fp32") if f in rates), 0.0)
-        units, clock = max(1, device.compute.units), device.compute.clock_hz
+        rate = rate or max(rates.values())
+        units, clock = _units(device, rate), device.compute.clock_hz
         native = FAMILY_FLOP_PER_CLOCK.get(device.family, 0.0) * units * clock
         return cls(
             units=units,
             bandwidth_bytes_per_s=device.memory.bandwidth_bytes_per_s,
             cache_bytes=device.memory.cache_bytes,
-            bf16_flop_per_s=rate or max(rates.values()),
+            bf16_flop_per_s=rate,
             clock_hz=clock,
-            rate_cut=min(1.0, rate / native) if native and rate else 1.0,
+            rate_cut=min(1.0, rate / native) if native else 1.0,
             pad_rows=_pad_rows(device),
         )
 
