@@ -136,6 +136,25 @@ def test_compiled_and_plain_bodies_agree(monkeypatch, name, dtype):
         assert np.array_equal(*results)
 
 
+@pytest.mark.parametrize("bits", [1, 3, 8, 20, 24, 31])
+@pytest.mark.parametrize("name", [*FORMATS, "e5m7", "e8m3"])
+def test_stochastic_bodies_agree_at_every_number_of_bits(monkeypatch, name, bits):
+    from isoflop.numerics import _floatround
+
+    rng = np.random.default_rng(bits)
+    n = 1 << 13
+    x = (rng.standard_normal(n) * 2.0 ** rng.uniform(-45, 20, n)).astype(np.float32)
+    x[:7] = [0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45]
+    fmt = load_format(name)
+    x[7:99] = [fmt.value_of_index(i % fmt.max_index) for i in range(92)]
+    results = []
+    for body in ("compiled", "plain"):
+        monkeypatch.setattr(_floatround, "FORCED", body)
+        options = {"rounding": "stochastic", "nan": "propagate", "seed": 7, "random_bits": bits}
+        results.append(round_to(x, fmt, **options))
+    assert same(*results)
+
+
 def test_float64_is_rounded_once():
     # 1 + 2^-4 is a tie between 1 and 1.125 in E4M3; a hair above must go up, but a detour
     # through float32 loses the hair and sends it to the even neighbour 1.

@@ -71,3 +71,15 @@ def signed_to_float(typing_context, a):
         return builder.sitofp(arguments[0], context.get_value_type(signature.return_type))
 
     return result(a), emit
+
+
+@intrinsic
+def float_to_signed(typing_context, a):
+    """The integer part of a non-negative float below the integers' half range, as an unsigned
+    integer of its width."""
+    result = _UINT_OF[a]
+
+    def emit(context, builder, signature, arguments):
+        return builder.fptosi(arguments[0], context.get_value_type(signature.return_type))
+
+    return result(a), emit

@@ -281,6 +281,10 @@ def _call(fmt: FloatFormat, policy: RoundingPolicy, width: int, codes: bool) -> 
         )  # fmt: skip
         kernel = module.nearest_even_32 if width == 32 else module.nearest_even_64
         return _Call(kernel=kernel, arguments=arguments, counted=False)
+    if width == 32 and not codes and policy.rounding == "stochastic":
+        quick = _stochastic(module, fmt, policy, want)
+        if quick is not None:
+            return quick
     mask = (1 << width) - 1
     mode = (*(U(m & mask) for m in _MODES[policy.rounding]), U(policy.random_bits))
     flush = not fmt.subnormals
@@ -303,6 +307,31 @@ def _call(fmt: FloatFormat, policy: RoundingPolicy, width: int, codes: bool) -> 
     return _Call(
         kernel=kernel, counted=True,
         arguments=(mode, layout, unit, tuple(special)),
+    )  # fmt: skip
+
+
+def _stochastic(module, fmt: FloatFormat, policy: RoundingPolicy, want: Outcomes) -> _Call | None:
+    """The short kernel of stochastic float32 values, where format and policy allow it."""
+    y, low, U, F = fmt.mantissa_bits, fmt.min_exponent, np.uint32, np.float32
+    same_subnormals = low == -126  # the input type's own: every value is cut at a fixed bit
+    if not _symmetric(fmt, want, y, 23) or not (same_subnormals or low - y >= -126):
+        return None
+    dropped, bits = 23 - y, policy.random_bits
+    used = min(bits, dropped)
+    shifts = (dropped, used, dropped - used, 32 - used, bits, 32 - bits)
+    step = 0 if same_subnormals else low - y
+    return _Call(
+        kernel=module.stochastic_values_32, counted=True,
+        arguments=(
+            tuple(U(s) for s in shifts),
+            U(0) if same_subnormals else _bits(fmt.min_normal, F, U),
+            (F(2.0**-step), F(2.0**step), F(2.0**bits)),
+            (
+                _bits(fmt.max, F, U), _bits(value_of(fmt, want.over[0], False), F, U),
+                _bits(value_of(fmt, want.infinite[0], False), F, U),
+                _bits(value_of(fmt, want.nan[0], False), F, U), U(fmt.negative_zero),
+            ),
+        ),
     )  # fmt: skip
 
 

@@ -12,7 +12,20 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ._bits import add, as_float, as_uint, band, bor, bxor, mul, shl, shr, signed_to_float, sub
+from ._bits import (
+    add,
+    as_float,
+    as_uint,
+    band,
+    bor,
+    bxor,
+    float_to_signed,
+    mul,
+    shl,
+    shr,
+    signed_to_float,
+    sub,
+)  # fmt: skip
 
 _OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
 
@@ -56,6 +69,44 @@ def _hash32(counter, key_a, key_b):
     h = add(h, key_b)
     h = mul(bxor(h, shr(h, np.uint32(15))), np.uint32(0x846CA68B))
     return bxor(h, shr(h, np.uint32(16)))
+
+
+@numba.njit(**_OPTIONS)
+def stochastic_values_32(x, out, first, key_a, key_b, shifts, normal, scales, special):
+    """Stochastic rounding of float32 to float32 values, results alike for both signs.
+
+    Normal results: the random bits are added below the last kept bit and cut. Subnormal ones: the
+    fraction of a subnormal step, times 2^bits, is added to the random bits; its carry rounds up.
+    `general` rounds the same values with the same bits.
+    """
+    # shifts: dropped bits K, of them used n, K - n, 32 - n, all random bits, 32 - those
+    # scales: subnormal steps per unit, units per step, 2^bits
+    dropped, used, cut, keep_used, bits, keep_bits = shifts
+    per_unit, unit, top_bits = scales
+    top, over, infinity, nan, minus_zero = special
+    ABS, INF = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
+    ONE, ZERO = np.uint32(1), np.uint32(0)
+    nans = ZERO
+    start = np.uint32(first)
+    for i in range(x.size):
+        u = x[i]
+        a = band(u, ABS)
+        s = bxor(u, a)
+        h = _hash32(add(start, np.uint32(i)), key_a, key_b)
+        r = shl(shr(add(shr(a, cut), shr(h, keep_used)), used), dropped)
+        small = as_float(a if a < normal else ZERO) * per_unit
+        whole = float_to_signed(small)
+        part = float_to_signed((small - signed_to_float(whole)) * top_bits)
+        whole = add(whole, shr(add(part, shr(h, keep_bits)), bits))
+        f = as_uint(signed_to_float(whole) * unit)
+        r = f if a < normal else r
+        r = over if r > top else r
+        r = infinity if a == INF else r
+        r = nan if a > INF else r
+        s = s if (minus_zero != ZERO or r != ZERO) else ZERO
+        nans = add(nans, ONE if a > INF else ZERO)
+        out[i] = bor(r, s)
+    return nans
 
 
 def _general(width: int, stochastic: bool, codes: bool):
