@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..training.published import PublishedRun
     from ..training.report import PlanReport
 
+MASTER = {"fp32": 4.0, "bf16": 2.0, "none": 0.0}
 DEFAULT_SEQUENCE = 4096
 DEFAULT_BATCH_TOKENS = 4_194_304
 
@@ -27,9 +28,13 @@ def plan(
     layout: Annotated[str, Parameter(name="--plan")] = "",
     why_not: str = "",
     weights: Annotated[str, Parameter(name="--format")] = "bf16",
-    optimizer: Literal["adam", "adam8bit", "adafactor", "muon", "sgd"] = "adam",
+    optimizer: Literal["adam", "adam8bit", "adafactor", "muon", "sgd", "learned"] = "adam",
+    master: Literal["fp32", "bf16", "none"] = "fp32",
     offload: Literal["none", "cpu", "nvme"] = "none",
     gradients: str = "",
+    context: Literal["ring", "all-gather", "ulysses"] = "ring",
+    placement: Literal["data-inside", "pipeline-inside"] = "data-inside",
+    imbalance: float = 1.0,
     adapters: Annotated[bool, Parameter(negative=())] = False,
     overlap_tensor: Annotated[bool, Parameter(negative=())] = False,
     overlap_expert: Annotated[bool, Parameter(negative=())] = False,
@@ -63,11 +68,19 @@ def plan(
         Operand format of the linear layers: bf16, fp16, fp8, mxfp8-e4m3, nvfp4.
     optimizer
         Decides the bytes of state per parameter.
+    master
+        The optimizer's own copy of the weights: fp32, bf16, or none.
     offload
         Where optimizer state lives.
     gradients
         How gradients travel between data ranks: fp32 (default), bf16, 8bit, 1bit, or powersgd4 for
         factors of rank 4.
+    context
+        How context ranks exchange keys and values: ring, all-gather, or ulysses (heads for tokens).
+    placement
+        Which ranks share a node's fast links after tensor and context ranks: data or pipeline.
+    imbalance
+        Tokens of the fullest expert rank over the mean: what its experts compute, hold and receive.
     adapters
         Train low-rank adapters alone (LoRA): frozen weights have no gradients or optimizer state.
     overlap_tensor
@@ -85,6 +98,7 @@ def plan(
 
     recipe = Recipe(
         format=_format(weights), optimizer=optimizer, offload=offload, exchange=gradients,
+        context=context, placement=placement, imbalance=imbalance, master_bytes=MASTER[master],
         adapters=adapters,
         overlap_tensor=overlap_tensor, overlap_expert=overlap_expert, fused_exchange=True,
     )  # fmt: skip

@@ -257,7 +257,7 @@ def _recipe(row: dict[str, str], device: Accelerator) -> Recipe:
             recipe, compiled="eager" not in note and "performance.md" not in source,
             older_attention=True,
             overlap_tensor="AsyncTP" in note, logit_bytes=TORCHTITAN_LOGIT_BYTES,
-            stage_buffers=True,
+            stage_buffers=True, context="all-gather", repeated_keys=True,
         )  # fmt: skip
     if "model_table" in source or "Bridge" in source:
         return evolve(recipe, overlap_tensor=True, overlap_expert="Bridge" in source,

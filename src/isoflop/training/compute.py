@@ -21,16 +21,19 @@ from ..cost.timing import KernelTimer, linear
 from ..errors import InvalidPlan
 from ..formats import NumberFormat
 from ..hardware import Accelerator
+from ..models import ModelSpec
 from ..plans import Formats, Plan
 from .plan import Plans, Recipe, TrainingJob
 
 COLUMNS = (
-    "gemm_f", "attention_f", "stream_f", "experts_f", "scan_f",
-    "gemm_d", "attention_d", "stream_d", "experts_d", "scan_d", "gemm_w", "experts_w", "scan_w",
+    "gemm_f", "attention_f", "stream_f", "experts_f", "scan_f", "cast_f",
+    "gemm_d", "attention_d", "stream_d", "experts_d", "scan_d", "cast_d",
+    "gemm_w", "experts_w", "scan_w",
     "head_f", "head_b", "embedding", "core", "kernels", "flop", "head_flop", "core_flop",
 )  # fmt: skip
 """Seconds per layer by kind: forward, gradient of inputs (d) and of weights (w); whole-model head
-and embedding; `core` is what selective recomputation repeats; kernels and FLOP are counts."""
+and embedding; casts round operands to 8 or 4 bits; `core` is what selective recomputation repeats;
+kernels and FLOP are counts."""
 
 
 GEMM_SHARE, ATTENTION_SHARE, MEMORY_SHARE = 0.75, 0.5, 0.85
@@ -207,7 +210,7 @@ class ComputeTable:
                       sampled_rows=tokens)  # fmt: skip
         whole = Batch(prefill_sequences=micro_batch, prefill_tokens=float(width),
                       sampled_rows=tokens)  # fmt: skip
-        c = dict.fromkeys(COLUMNS, 0.0)
+        c: dict[str, Any] = dict.fromkeys(COLUMNS, 0.0)
         for full, batch in ((False, split), (True, whole)):
             mine = [(x, op) for x, op in chosen if (op.kind in ("prefill", "mla_prefill")) == full]
             share = context if full else 1.0
@@ -215,6 +218,8 @@ class ComputeTable:
             for (suffix, op), each in zip(mine, seconds, strict=True):
                 flop = op.count * linear(op.flop, batch) / share
                 _place(c, op, suffix, op.count * each / share, flop, self.job.model.depth)
+        if not self.recipe.fused_attention and not routed:
+            c["kernels"] = c["kernels"] + _split_softmax(self.job.model, tp, micro_batch)
         return np.stack([np.broadcast_to(c[k], tokens.shape) for k in COLUMNS], axis=1)
 
     def _operators(self, plan: Plan) -> list[tuple[str, Operator]]:
@@ -230,6 +235,22 @@ class ComputeTable:
         return known
 
 
+def _split_softmax(model: ModelSpec, tensor: int, micro_batch: Array) -> Array:
+    """Kernels per layer beyond one where the fused softmax of unfused attention does not run.
+
+    Megatron-LM's takes four rows of heads x sequences per block; a rank that holds another number
+    casts, scales, masks, normalises and casts back in kernels of their own.
+    """
+    split = sum(
+        g.count * (g.mixer.heads / tensor * micro_batch % ROWS_PER_BLOCK > 0)
+        for g in model.layers if g.mixer.kind == "attention"
+    )  # fmt: skip
+    return (SOFTMAX_KERNELS - 1.0) * np.asarray(split, float) / model.depth
+
+
+ROWS_PER_BLOCK = 4
+SOFTMAX_KERNELS = 5.0
+"""Rows of one block of Megatron-LM's fused softmax, and kernels in its place."""
 ROUTED = "routed experts"
 """How the names of all kernels begin that the expert degrees shape."""
 
@@ -246,6 +267,7 @@ def _place(c: dict, op: Operator, suffix: str, seconds: Array, flop: Array, dept
         c["embedding"] = c["embedding"] + seconds
         return
     kind = {"gemm": "gemm", "moe": "experts", "scan": "scan"}.get(op.kind, "stream")
+    kind = "cast" if "quantize" in op.name else kind
     core = op.kind in ("prefill", "mla_prefill") or op.name.startswith("attention ")
     if core:
         kind = "attention"

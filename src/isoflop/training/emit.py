@@ -69,9 +69,38 @@ def _megatron(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
         )
     elif plan.recompute in ("selective", "alternate"):
         args.append("--recompute-granularity selective")
-    args.append("--fp8-format e4m3" if "fp8" in recipe.format else f"--{recipe.format}")
+    if plan.context > 1:
+        kinds = {"ring": "p2p", "all-gather": "allgather", "ulysses": "a2a"}
+        args.append(f"--cp-comm-type {kinds[recipe.context]}")
+    args += _megatron_recipe(recipe)
     args += ["--tp-comm-overlap"] if recipe.overlap_tensor and plan.tensor > 1 else []
+    if recipe.overlap_expert and plan.expert > 1:
+        args.append("--overlap-moe-expert-parallel-comm")
     return " \\\n  ".join(args)
+
+
+def _megatron_recipe(recipe: Recipe) -> list[str]:
+    """Formats and optimizer; formats of 8 and 4 bits come on top of bf16."""
+    formats = {
+        "fp16": ["--fp16"], "bf16": ["--bf16"],
+        "fp8-e4m3": ["--bf16", "--fp8-format e4m3"],
+        "mxfp8-e4m3": ["--bf16", "--fp8-format e4m3", "--fp8-recipe mxfp8"],
+    }  # fmt: skip
+    if recipe.format not in formats:
+        raise InvalidInput(
+            f"Settings of Megatron-LM are known here for {', '.join(formats)}, not for "
+            f"{recipe.format}; set it by hand."
+        )
+    if recipe.optimizer not in ("adam", "sgd") or recipe.offload == "nvme":
+        what = f"state on {recipe.offload}" if recipe.offload == "nvme" else recipe.optimizer
+        raise InvalidInput(
+            f"No setting of Megatron-LM for {what} is known here; use adam or sgd, on the device "
+            "or offloaded to the CPU."
+        )
+    args = [*formats[recipe.format], f"--optimizer {recipe.optimizer}"]
+    args += ["--optimizer-cpu-offload"] if recipe.offload == "cpu" else []
+    args += ["--grad-reduce-in-bf16"] if recipe.exchange == "bf16" else []
+    return args
 
 
 def _megatron_stages(job: TrainingJob, plan: TrainingPlan) -> list[str]:
@@ -107,6 +136,14 @@ def _torchtitan(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
         f"context_parallel_degree = {plan.context}",
         f"pipeline_parallel_degree = {plan.pipeline}",
     ]  # fmt: skip
+    if plan.context > 1:
+        if recipe.context == "ulysses":
+            raise InvalidInput(
+                "torchtitan exchanges keys and values by ring or all-gather, not by ulysses; name "
+                "one of the two with --context."
+            )
+        kind = {"ring": "alltoall", "all-gather": "allgather"}[recipe.context]
+        lines.append(f'context_parallel_rotate_method = "{kind}"')
     if plan.pipeline > 1:
         lines += [f'pipeline_parallel_schedule = "{names[plan.schedule]}"',
                   f"pipeline_parallel_microbatch_size = {plan.micro_batch}"]  # fmt: skip

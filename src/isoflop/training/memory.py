@@ -89,6 +89,7 @@ def layer_shape(model: ModelSpec, recipe: Recipe) -> LayerShape:
     for g in model.layers:
         parts = parameters.layer_parameters(g, model.hidden)
         whole, sharded, routed, scores = _activations(model.hidden, g.mixer, g.ffn, recipe)
+        routed *= recipe.imbalance
         # Parallel attention and feed-forward share one norm and its output.
         whole -= 4.0 * model.hidden if g.parallel else 0.0
         values = {
@@ -172,6 +173,31 @@ def kept_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> tuple[Array, A
     return tokens * np.where(plans.recompute == FULL, inputs, kept), tokens * inputs
 
 
+def activation_modules(job: TrainingJob, recipe: Recipe, plan: Plans) -> list[dict[str, float]]:
+    """Bytes that one layer of each kind keeps per micro-batch, by module, under one plan.
+
+    Layers recomputed whole keep their input alone.
+    """
+    tp, sp = float(plan.tensor[0]), float(plan.sequence_parallel[0])
+    tokens = float(plan.micro_batch[0] * job.sequence_tokens / plan.context[0])
+    spread = tp if sp else 1.0
+    rows = []
+    for g in job.model.layers:
+        none = FeedForward(kind="none")
+        first = _activations(job.model.hidden, g.mixer, none, recipe)
+        both = _activations(job.model.hidden, g.mixer, g.ffn, recipe)
+        rest = [b - a for a, b in zip(first, both, strict=True)]
+        keys = 0.0 if plan.recompute[0] == SELECTIVE else first[3] * job.sequence_tokens
+        rows.append({
+            "layers": float(g.count),
+            "attention_and_norms": tokens * (first[0] / spread + (first[1] + keys) / tp),
+            "feed_forward": tokens * (rest[0] / spread + rest[1] / tp),
+            "routed_experts": tokens * rest[2] * recipe.imbalance / float(plan.expert_tensor[0]),
+            "input_alone": tokens * 2.0 * job.model.hidden / spread,
+        })  # fmt: skip
+    return rows
+
+
 def stage_activation_bytes(
     job: TrainingJob, recipe: Recipe, plans: Plans, layers: Array
 ) -> Array:  # fmt: skip
@@ -238,7 +264,9 @@ def memory_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Ar
     # The last stage holds fewer micro-batches in flight, and their logits.
     fewer = flying - in_flight_at(plans, count, plans.pipeline - 1)
     each = stage_activation_bytes(job, recipe, plans, layers)
-    parts["logits"] = np.maximum(0.0, logit_bytes(job, recipe, plans, count) - fewer * each)
+    # Gathered keys and values are gone by the time of the loss.
+    held = logit_bytes(job, recipe, plans, count) - gathered_keys_bytes(job, recipe, plans)
+    parts["logits"] = np.maximum(0.0, held - fewer * each)
     own = uneven(plans)
     if own.any():
         worst = _uneven_parts(job, recipe, plans.take(own))
@@ -278,7 +306,8 @@ def fewest_full_layers(
     first = in_flight_at(plans, count, np.zeros_like(plans.pipeline))
     last = in_flight_at(plans, count, plans.pipeline - 1)
     fewest = np.ones(len(plans))
-    for flying, more in ((first, 0.0), (last, logit_bytes(job, recipe, plans, count))):
+    logits = logit_bytes(job, recipe, plans, count) - gathered_keys_bytes(job, recipe, plans)
+    for flying, more in ((first, 0.0), (last, np.maximum(logits, 0.0))):
         over = standing + more + flying * layers * kept - available
         with np.errstate(divide="ignore", invalid="ignore"):
             need = np.ceil(over / (flying * (kept - inputs)) - 1e-9)
@@ -307,7 +336,8 @@ def stage_parts(
     parts = _parts(job, recipe, plans, layers, in_flight_at(plans, count, stage))
     # Under DualPipe the first device holds the last stage of the other direction.
     last = (stage == plans.pipeline - 1) | ((plans.schedule == DUALPIPE) & (stage == 0))
-    parts["logits"] = np.where(last, logit_bytes(job, recipe, plans, count), 0.0)
+    logits = logit_bytes(job, recipe, plans, count) - gathered_keys_bytes(job, recipe, plans)
+    parts["logits"] = np.where(last, np.maximum(logits, 0.0), 0.0)
     return parts
 
 
@@ -399,7 +429,25 @@ def _transient(
     # Sequence parallelism gathers the inputs of both halves of a layer, and their gradients.
     again = again + np.where(plans.sequence_parallel, SP_COPIES * 2.0 * s.hidden * tokens, 0.0)
     again = again + _stage_buffers(job, recipe, plans, tokens)
+    again = again + gathered_keys_bytes(job, recipe, plans)
     return again + np.where(plans.zero == 3, gathered, pending)
+
+
+def gathered_keys_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
+    """Keys and values of whole sequences that one layer holds where context ranks gather them."""
+    if recipe.context != "all-gather":
+        return np.zeros(len(plans))
+    width = max(key_value_width(g.mixer, recipe) for g in job.model.layers)
+    tokens = plans.micro_batch * float(job.sequence_tokens)
+    return np.where(plans.context > 1, 2.0 * tokens * width / plans.tensor, 0.0)
+
+
+def key_value_width(m: Mixer, recipe: Recipe) -> float:
+    """Values per token of a layer's keys and values, as context ranks exchange them."""
+    if m.kind != "attention":
+        return 0.0
+    heads = m.heads if recipe.repeated_keys else m.kv_heads
+    return float(heads * (m.head_dim + (m.v_head_dim or m.head_dim)))
 
 
 def _stage_buffers(job: TrainingJob, recipe: Recipe, plans: Plans, tokens: Array) -> Array:

@@ -23,7 +23,9 @@ from .compression import GradientExchange, find_exchange
 Schedule = Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "dualpipe"]
 Recompute = Literal["none", "selective", "alternate", "full"]
 Offload = Literal["none", "cpu", "nvme"]
-Optimizer = Literal["adam", "adam8bit", "adafactor", "muon", "sgd"]
+ContextExchange = Literal["ring", "all-gather", "ulysses"]
+Placement = Literal["data-inside", "pipeline-inside"]
+Optimizer = Literal["adam", "adam8bit", "adafactor", "muon", "sgd", "learned"]
 SCHEDULES = get_args(Schedule)
 RECOMPUTE = get_args(Recompute)
 """none; selective: the attention core (Korthikanti et al. 2022); alternate: everything but
@@ -32,10 +34,13 @@ attention's output and every second product's (torchtitan's per-operator option)
 FROM_ZERO = ("zero", "shard", "full_layers", "first", "last")
 """Fields of a plan that may be 0."""
 
-OPTIMIZER_BYTES = {"adam": 8.0, "adam8bit": 2.0, "adafactor": 0.0, "muon": 4.0, "sgd": 4.0}
+MOST_IMBALANCE = 64.0
+OPTIMIZER_BYTES = {"adam": 8.0, "adam8bit": 2.0, "adafactor": 0.0, "muon": 4.0, "sgd": 4.0,
+                   "learned": 20.0}  # fmt: skip
 """State bytes per parameter besides the master weight: two fp32 moments; two 8-bit moments
 (Dettmers et al. 2022; block scales under 0.1% left out); factored moments, which are vectors
-(Shazeer and Stern 2018); one fp32 momentum (Muon, SGD)."""
+(Shazeer and Stern 2018); one fp32 momentum (Muon, SGD); five fp32 accumulators that a small network
+per parameter reads (Metz et al. 2022, arXiv 2203.11860)."""
 
 
 @frozen(kw_only=True)
@@ -98,6 +103,19 @@ class Recipe:
     look_ahead : bool
         Whether ZeRO-3 gathers whole layers ahead of need; the first implementations (DeepSpeed in
         2021) gathered every matrix when it was needed.
+    context : {"ring", "all-gather", "ulysses"}
+        How context ranks attend to each other's tokens: keys and values pass by in a ring beside
+        attention (Liu et al. 2023); all are gathered beside the first block of it (Llama 3,
+        section 3.3.2; torchtitan); or two all-to-alls trade tokens for heads (Jacobs et al. 2023,
+        DeepSpeed-Ulysses).
+    placement : {"data-inside", "pipeline-inside"}
+        Ranks lie closest together in the order tensor, context, data, pipeline, or tensor, context,
+        pipeline, data: which of the last two stays on the fast links of a node.
+    imbalance : float
+        Tokens of the fullest expert rank over the mean; at least 1.
+    repeated_keys : bool
+        Whether grouped keys and values are repeated for every head before they are exchanged, as
+        implementations without grouped attention kernels do.
     stage_buffers : bool
         Whether the pipeline allocates what stages receive for every micro-batch beforehand and
         keeps what they send, as PyTorch's own does.
@@ -124,6 +142,10 @@ class Recipe:
     overlap_expert: bool = False
     fused_exchange: bool = False
     look_ahead: bool = True
+    context: ContextExchange = "ring"
+    placement: Placement = "data-inside"
+    imbalance: float = 1.0
+    repeated_keys: bool = False
     stage_buffers: bool = False
     logit_bytes: float = 4.0
     offload: Offload = "none"
@@ -136,7 +158,21 @@ class Recipe:
                 f"The optimizer is '{self.optimizer}'; it must be one of "
                 f"{', '.join(OPTIMIZER_BYTES)}."
             )
-
+        if self.placement not in get_args(Placement):
+            raise InvalidInput(
+                f"The placement is '{self.placement}'; it must be one of "
+                f"{', '.join(get_args(Placement))}."
+            )
+        if not 1.0 <= self.imbalance <= MOST_IMBALANCE:
+            raise InvalidInput(
+                f"The imbalance is {self.imbalance}; it is the load of the fullest expert rank "
+                f"over the mean, from 1 to {MOST_IMBALANCE:g}."
+            )
+        if self.context not in get_args(ContextExchange):
+            raise InvalidInput(
+                f"The context exchange is '{self.context}'; it must be one of "
+                f"{', '.join(get_args(ContextExchange))}."
+            )
         if self.exchange:
             find_exchange(self.exchange)
 

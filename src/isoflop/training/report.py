@@ -14,11 +14,11 @@ from ..hardware import Accelerator, Cluster
 from ..units import show_bytes, show_s
 from .fleet import network_of
 from .goodput import Goodput, goodput
-from .memory import memory_parts, micro_batches, total_bytes, usable_bytes
+from .memory import activation_modules, memory_parts, micro_batches, total_bytes, usable_bytes
 from .plan import Plans, Recipe, TrainingJob, TrainingPlan
 from .schedule import find_schedule
 from .search import PlanSearch, search_plans
-from .space import SpaceLimits, fits_tensor
+from .space import SpaceLimits, fits_tensor, shares_heads
 from .stages import balanced, stage_list
 from .time import StepPricer, StepTime
 from .timeline import StepTimeline, step_timeline
@@ -140,6 +140,10 @@ class PlanReport:
             "model": self.job.model.id, "device": self.device.id, "devices": self.count,
             "global_batch": self.job.global_batch, "sequence_tokens": self.job.sequence_tokens,
             "gradient_exchange": self.recipe.gradient_exchange.name,
+            "context_exchange": self.recipe.context, "placement": self.recipe.placement,
+            "activation_modules_bytes": activation_modules(
+                self.job, self.recipe, Plans.of([self.plan])
+            ),
             "plan": self.plan.describe(), "fits": used <= self.usable_bytes,
             "step_s": self.step_s, "step_parts_s": self.step_parts,
             "tokens_per_s": self.tokens_per_s, "memory_parts_bytes": self.memory,
@@ -249,6 +253,13 @@ def describe_plan(
             f"Gradients exchanged as {recipe.exchange} stay whole on every rank; ZeRO {plan.zero} "
             "shards them. Use zero0, zero1, or another exchange such as 8bit."
         )
+    shared = plan.tensor * plan.context
+    if plan.context > 1 and recipe.context == "ulysses" and not shares_heads(job.model, shared):
+        heads = sorted({g.mixer.heads for g in job.model.layers if g.mixer.heads})
+        raise InvalidPlan(
+            f"Ulysses gives every rank of a sequence whole heads: {', '.join(map(str, heads))} "
+            f"heads do not divide over tensor x context = {shared}. Lower one, or use ring."
+        )
     pricer = StepPricer(job=job, recipe=recipe, device=device, cluster=cluster)
     plans = Plans.of([plan])
     step = pricer.price(plans)
@@ -338,6 +349,9 @@ def _changes(report: PlanReport, cluster: Cluster | None, limits: SpaceLimits) -
         fast = evolve(outer, link_bytes_per_s=2 * outer.link_bytes_per_s)
         attempt("twice the network bandwidth", recipe, device,
                 evolve(cluster, tiers=(*cluster.tiers[:-1], fast)), job)  # fmt: skip
+    if recipe.placement == "data-inside":
+        attempt("pipeline stages inside nodes, data ranks across",
+                evolve(recipe, placement="pipeline-inside"), device, cluster, job)  # fmt: skip
     if not recipe.overlap_tensor:
         attempt("overlap tensor-parallel communication",
                 evolve(recipe, overlap_tensor=True), device, cluster, job)  # fmt: skip

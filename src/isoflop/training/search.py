@@ -111,6 +111,7 @@ def search_plans(
     limits = limits or SpaceLimits()
     if not recipe.gradient_exchange.shards:
         limits = evolve(limits, zero=tuple(z for z in limits.zero if z < 2))
+    limits = evolve(limits, by_heads=limits.by_heads or recipe.context == "ulysses")
     space = plan_space(job, count, limits)
     usable = usable_bytes(device)
     pricer = StepPricer(job=job, recipe=recipe, device=device, cluster=cluster,

@@ -26,6 +26,8 @@ class SpaceLimits:
         Largest degrees.
     node : int
         Devices of a node: the shard size of hybrid ZeRO.
+    by_heads : bool
+        Whether context ranks share heads out (Ulysses), so that their degree must divide them too.
     mixes : bool
         Whether a plan that does not fit may recompute as many layers whole as it takes.
     """
@@ -40,6 +42,7 @@ class SpaceLimits:
     recompute: tuple[str, ...] = RECOMPUTE
     zero: tuple[int, ...] = (0, 1, 2, 3)
     schedules: tuple[str, ...] = ("1f1b", "interleaved", "zero-bubble")
+    by_heads: bool = False
     mixes: bool = True
 
 
@@ -59,6 +62,11 @@ def fits_tensor(model: ModelSpec, tensor: int) -> bool:
         if f.kind in ("gated", "plain") and f.inner % tensor:
             return False
     return True
+
+
+def shares_heads(model: ModelSpec, ranks: int) -> bool:
+    """Whether the heads of every attention layer divide over `ranks`."""
+    return all(g.mixer.heads % ranks == 0 for g in model.layers if g.mixer.heads)
 
 
 def _experts(model: ModelSpec, tp: int, ranks: int, limits: SpaceLimits) -> list[tuple[int, int]]:
@@ -151,6 +159,8 @@ def plan_space(job: TrainingJob, count: int, limits: SpaceLimits | None = None) 
         for pp in divisors(count // tp, min(lim.pipeline, job.model.depth)):
             for cp in divisors(count // (tp * pp), lim.context):
                 if cp > 1 and job.sequence_tokens % (2 * cp):
+                    continue
+                if lim.by_heads and not shares_heads(job.model, tp * cp):
                     continue
                 dp = count // (tp * pp * cp)
                 if job.global_batch % dp == 0:

@@ -22,6 +22,7 @@ from attrs import define, evolve, field, frozen
 from ..cost.features import Array
 from ..formats import load_format
 from ..hardware import Accelerator, Cluster
+from ..models import Mixer
 from .calibration import TrainingCalibration, load_training
 from .compression import sent_bytes
 from .compute import ComputeTable, Network
@@ -30,6 +31,7 @@ from .memory import (
     ALTERNATE,
     FULL,
     SELECTIVE,
+    key_value_width,
     layer_shape,
     micro_batches,
     stage_layers,
@@ -37,21 +39,13 @@ from .memory import (
 )
 from .plan import SCHEDULES, Plans, Recipe, TrainingJob
 from .stages import layers_at, uneven
+from .update import compression_s, optimizer_s
 
 PARTS = (
     "forward", "backward", "recompute", "tensor", "context", "experts", "weights", "bubble",
     "transfer", "gradients", "optimizer", "host",
 )  # fmt: skip
-"""Parts of a step: compute three ways, exposed communication by its parallelism, pipeline bubble
-and transfers, optimizer and host."""
-
-OPTIMIZER_PASSES_BYTES = 10.0
-"""Bytes per parameter besides state read and written: gradient read twice (norm, update) in fp32
-and 16-bit weights written."""
-OPTIMIZER_BANDWIDTH_SHARE = 0.85
-"""Share of memory bandwidth that elementwise passes over parameters reach; estimate."""
-CPU_ADAM_SHARE = 0.5
-"""Share of host memory bandwidth an optimizer on the CPU reaches; estimate."""
+"""Compute three ways, exposed communication by its parallelism, pipeline, optimizer and host."""
 
 
 @frozen(kw_only=True)
@@ -126,6 +120,10 @@ class Pricing:
         self.r, self.job, self.plans = pricer.recipe, pricer.job, plans
         self.cal, self.device, self.cluster = pricer.calibration, pricer.device, pricer.cluster
         self.columns = pricer.table.columns(plans)
+        if self.r.imbalance > 1.0:
+            # All wait for the fullest expert rank.
+            for name in ("experts_f", "experts_d", "experts_w"):
+                self.columns[name] = self.columns[name] * self.r.imbalance
         self.shape = layer_shape(pricer.job.model, pricer.recipe)
         devices = plans.tensor * plans.pipeline * plans.data * plans.context
         self.net = pricer.network or network_of(
@@ -184,7 +182,9 @@ class Pricing:
             "bubble": bubble * slow,
             "transfer": self._transfer() * slow,
             "gradients": exchanged * slow,
-            "optimizer": self._optimizer(),
+            "optimizer": optimizer_s(
+                self.r, self.plans, self.held, self.device, self.cluster, self.net.node
+            ),
             "host": self.cal.step + share * self.layers * idle,
         }
         return StepTime(
@@ -215,9 +215,12 @@ class Pricing:
         back = attention * (c.attention_backward if fused else 1.0)
         f = gemm * k["gemm_f"] + attention * k["attention_f"] + stream * k["stream_f"]
         f = f + c.experts * gemm * k["experts_f"] + c.scan * k["scan_f"]
+        # Libraries of 8-bit products bring fused casts, also where all else runs eagerly.
+        f = f + c.stream * k["cast_f"]
         d = gemm * k["gemm_d"] + back * k["attention_d"]
         d = d + stream * c.stream_backward * k["stream_d"]
         d = d + c.experts * gemm * k["experts_d"] + c.scan * k["scan_d"]
+        d = d + c.stream * c.stream_backward * k["cast_d"]
         trained = 0.0 if self.r.adapters else 1.0
         w = gemm * k["gemm_w"] + c.experts * gemm * k["experts_w"] + c.scan * k["scan_w"]
         w = trained * w
@@ -226,6 +229,7 @@ class Pricing:
         second = (
             0.5 * gemm * k["gemm_f"]
             + stream * k["stream_f"]
+            + c.stream * k["cast_f"]
             + 0.5 * c.experts * gemm * k["experts_f"]
             + c.scan * k["scan_f"]
         )
@@ -268,6 +272,15 @@ class Pricing:
         speed = np.where(local, n.inner_bytes_per_s * c.scale_up, across)
         return speed, np.where(local, n.inner_latency_s, n.outer_latency_s)
 
+    def _data_stride(self) -> Array:
+        """Distance between neighbours of a data ring, as its members per node have it."""
+        plans, node = self.plans, self.net.node
+        if self.r.placement == "data-inside":
+            return plans.tensor
+        sharing = np.maximum(node // (plans.tensor * plans.context * plans.pipeline), 1)
+        members = sharing * np.clip(node // plans.tensor, 1, plans.context)
+        return np.maximum(node // members, 1)
+
     def _ring(
         self, payload: Array, ranks: Array, stride: Array, rounds: float = 1.0, pieces: float = 1.0
     ) -> Array:
@@ -296,18 +309,33 @@ class Pricing:
         return time
 
     def _context(self) -> Array:
-        """Keys and values of all ranks pass by; what outlasts attention is exposed."""
+        """Seconds per layer and pass that the exchange of the recipe leaves exposed."""
         cp = self.plans.context
         if np.all(cp == 1):
             return np.zeros(len(self.plans))
-        width = np.mean([
-            g.mixer.kv_heads * (g.mixer.head_dim + (g.mixer.v_head_dim or g.mixer.head_dim))
-            if g.mixer.kind == "attention" else 0.0 for g in self.job.model.layers
-        ])  # fmt: skip
+        layers = self.job.model.layers
+        width = np.mean([key_value_width(g.mixer, self.r) for g in layers])
+        attention = self.cal.attention * self.columns["attention_f"]
+        if self.r.context == "ulysses":
+            both = width + np.mean([_query_width(g.mixer) for g in layers])
+            return np.where(cp > 1, self._all_to_all(2.0 * self.tokens * both), 0.0)
         payload = 2.0 * self.tokens * cp * width / self.plans.tensor
         time = self._ring(payload, cp, self.plans.tensor)
-        shown = np.maximum(time - self.cal.attention * self.columns["attention_f"], 0.1 * time)
+        if self.r.context == "all-gather":
+            # All blocks but a rank's own are needed after its own.
+            return np.where(cp > 1, np.maximum(time - attention / cp, 0.1 * time), 0.0)
+        # Keys and values of all ranks pass by; what outlasts attention is exposed.
+        shown = np.maximum(time - attention, 0.1 * time)
         return np.where(cp > 1, shown + RING_STEP_S * cp, 0.0)
+
+    def _all_to_all(self, sent: Array) -> Array:
+        """Seconds of the two all-to-alls around attention, `sent` bytes per tensor group."""
+        n, c, plans = self.net, self.cal, self.plans
+        cp = plans.context
+        local = cp * plans.tensor <= n.node
+        speed = np.where(local, n.inner_bytes_per_s * c.scale_up, n.outer_bytes_per_s * c.network)
+        wait = np.where(local, n.inner_latency_s, n.outer_latency_s) + LAUNCH_S
+        return sent / plans.tensor * (cp - 1.0) / cp / speed + 2.0 * wait
 
     def _experts(self) -> Array:
         """Dispatch and combine: tokens for other nodes leave once per node through one adapter.
@@ -327,12 +355,16 @@ class Pricing:
         token = self.tokens / sp * sent * width
         n, c = self.net, self.cal
         reached = c.exchange_fused if self.r.fused_exchange else c.exchange
-        local = np.minimum(n.node, ep)
+        inside = np.full_like(ep, n.node)
+        if self.r.placement == "pipeline-inside":
+            stage = np.minimum(self.plans.tensor * self.plans.context, n.node)
+            inside = np.maximum(n.node // self.plans.pipeline, stage)
+        local = np.minimum(inside, ep)
         nodes = ep / local
         inner = token * k * (1.0 - 1.0 / local) / (n.inner_bytes_per_s * reached)
         visited = (nodes - 1.0) * (1.0 - (1.0 - 1.0 / nodes) ** k)
         outer = token * visited / (n.outer_bytes_per_s * c.network)
-        time = 2.0 * share * (inner + outer + LAUNCH_S)
+        time = 2.0 * share * ((inner + outer) * self.r.imbalance + LAUNCH_S)
         if self.r.overlap_expert:
             compute = self.columns["gemm_f"] + self.columns["attention_f"]
             time = np.maximum(time - compute, 0.15 * time)
@@ -350,7 +382,7 @@ class Pricing:
         per_layer = (
             s.split / plans.tensor + s.replicated + s.experts / (plans.expert * plans.expert_tensor)
         )
-        stride = plans.tensor
+        stride = self._data_stride()
         ahead = self.r.look_ahead
         pieces = 1.0 if ahead else MATRICES_PER_LAYER
         gather = self._ring(2.0 * per_layer, plans.shard, stride, 1.0, pieces)
@@ -400,7 +432,9 @@ class Pricing:
         p, v = self.plans.pipeline, self.plans.virtual
         size = 2.0 * self.tokens * self.shape.hidden / self.plans.tensor
         n = self.net
-        stride = self.plans.tensor * self.plans.context * self.plans.data
+        stride = self.plans.tensor * self.plans.context
+        if self.r.placement == "data-inside":
+            stride = stride * self.plans.data
         local = stride * 2 <= n.node
         speed = np.where(local, n.inner_bytes_per_s * self.cal.scale_up,
                          n.outer_bytes_per_s * self.cal.network)  # fmt: skip
@@ -414,13 +448,13 @@ class Pricing:
         plans = self.plans
         ranks = plans.data * plans.context
         dense, experts = self.held
-        stride = plans.tensor
+        stride = self._data_stride()
         group = plans.expert * plans.expert_tensor
         owners = np.maximum(ranks * plans.tensor // group, 1)
         width = self.sent
         if self.r.adapters:
             return np.zeros(len(plans))
-        work = self._compression(dense + experts)
+        work = compression_s(self.r, plans, self.device, self.m, dense + experts)
         reduce = self._ring(width * dense, ranks, stride)
         reduce = reduce + self._ring(width * experts, owners, np.minimum(group, self.net.node))
         back = np.where(plans.zero == 0, width, 2.0)
@@ -435,49 +469,19 @@ class Pricing:
         b = np.where(plans.zero == 2, self.m * b, b)
         return work + np.where(plans.zero == 3, 0.0, b + f)
 
-    def _compression(self, values: Array) -> Array:
-        """Seconds to compress and decompress `values` local gradients as often as they travel."""
-        plans, traffic = self.plans, self.r.gradient_exchange.traffic_bytes
-        each = (plans.zero == 2) | ((plans.zero == 3) & (plans.pipeline == 1))
-        ranks = plans.data * plans.context
-        moved = traffic * values * np.where(each, self.m, 1.0) * (ranks > 1)
-        return moved / (OPTIMIZER_BANDWIDTH_SHARE * self.device.memory.bandwidth_bytes_per_s)
-
-    def _optimizer(self) -> Array:
-        """Read gradient, state and master weights, write them and the 16-bit weights."""
-        plans = self.plans
-        dense, experts = self.held
-        if self.r.adapters:
-            return np.zeros(len(plans))
-        ranks = np.where(plans.zero >= 1, plans.shard, 1).astype(float)
-        group = plans.expert * plans.expert_tensor
-        owners = np.maximum(np.where(plans.zero >= 1, ranks * plans.tensor / group, 1.0), 1.0)
-        owned = dense / ranks + experts / owners
-        moved = 2.0 * self.r.state_bytes + OPTIMIZER_PASSES_BYTES
-        time = (
-            owned * moved / (OPTIMIZER_BANDWIDTH_SHARE * self.device.memory.bandwidth_bytes_per_s)
-        )
-        if self.r.offload == "none":
-            return time
-        host = self.cluster.host if self.cluster else None
-        per_node = self.net.node
-        memory = host.memory_bandwidth_bytes_per_s if host else DEFAULT_HOST_BYTES_PER_S
-        link = owned * (self.r.gradient_bytes + 2.0) / self.device.links.host_bytes_per_s
-        cpu = owned * per_node * moved / (memory * CPU_ADAM_SHARE)
-        time = np.maximum(link, cpu)
-        if self.r.offload == "nvme":
-            read = (host.nvme_read_bytes_per_s if host else 0.0) or DEFAULT_NVME_BYTES_PER_S
-            write = (host.nvme_write_bytes_per_s if host else 0.0) or DEFAULT_NVME_BYTES_PER_S
-            state = owned * per_node * self.r.state_bytes
-            time = np.maximum(time, state / read + state / write)
-        return time
-
     def _flop(self) -> Array:
         k, plans = self.columns, self.plans
         again = np.where(plans.recompute == SELECTIVE, k["core_flop"], 0.0)
         rounds = self.r.rounds
         layer = self.layers * ((rounds + self.whole) * k["flop"] + (1.0 - self.whole) * again)
         return self.m * (layer + rounds / 3.0 * k["head_flop"] / plans.pipeline)
+
+
+def _query_width(m: Mixer) -> float:
+    """Values per token of a layer's queries and attention outputs."""
+    if m.kind != "attention":
+        return 0.0
+    return float(m.heads * (m.head_dim + (m.v_head_dim or m.head_dim)))
 
 
 ROUTING_KERNELS, KERNELS_PER_EXPERT = 60.0, 8.0
@@ -494,6 +498,3 @@ MATRICES_PER_LAYER = 4.0
 """Projections of attention and feed-forward that are gathered one by one."""
 TRANSFER_REST = 0.25
 """Share of interleaved stage transfers that waits; estimate."""
-DEFAULT_HOST_BYTES_PER_S = 400e9
-DEFAULT_NVME_BYTES_PER_S = 25e9
-"""A two-socket server's memory and its local drives, where the catalog names no host."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, final
 from attrs import frozen
 
 from ..method import MethodReport, Setting, TrainingMethod
+from ..update import perceptron_flop
 
 
 @frozen(kw_only=True)
@@ -25,9 +26,9 @@ def perceptron_rule(name: str, features: int, hidden: int, layers: int, state: i
     Products of `layers` hidden layers of width `hidden` on `features` inputs with two outputs
     (direction and magnitude); `state` fp32 accumulators per parameter, read and written.
     """
-    flop = 2.0 * (features * hidden + (layers - 1) * hidden * hidden + 2 * hidden)
     # Features are normalised over the tensor: a pass to make them and one to use them.
-    return UpdateRule(name=name, flop=flop + 10.0 * features, state_bytes=4.0 * state,
+    return UpdateRule(name=name, flop=perceptron_flop(features, hidden, layers),
+                      state_bytes=4.0 * state,
                       moved_bytes=8.0 * state + 4.0 * features + 12.0)  # fmt: skip
 
 
