@@ -35,6 +35,14 @@ def test_prompts_that_take_nearly_all_of_the_device_slow_tokens_by_their_share()
     assert float(s.prefill_share) <= 1.0
 
 
+def test_prompts_hold_one_stage_of_a_pipeline_at_a_time():
+    one, two = (
+        closed_loop(decode, prefill, clients=32, prompt_tokens=4000, output_tokens=64, stages=k)
+        for k in (1.0, 2.0)
+    )
+    assert float(two.output_tokens_per_s) > 1.6 * float(one.output_tokens_per_s)
+
+
 def test_drafts_that_are_accepted_divide_the_step():
     one, two = (
         closed_loop(decode, prefill, clients=1, prompt_tokens=500, output_tokens=200,

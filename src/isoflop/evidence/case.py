@@ -7,6 +7,7 @@ from typing import Literal
 from attrs import field, frozen
 
 from ..plans import Formats, Plan
+from .names import precision as known_precision
 
 Role = Literal["fit", "check"]
 
@@ -152,6 +153,7 @@ def weight_formats(precision: str, model: str, experts: str = "") -> Formats:
     16 bits; dense ones quantise every linear layer.
     """
     p = precision.strip().lower().rstrip("?")
+    p = known_precision(p) if p else p
     p = {"": "bf16", "nan": "bf16", "f16": "fp16", "fp4": "nvfp4", "int4": "int4-g128"}.get(p, p)
     if p in ("bf16", "fp16"):
         return Formats(weights="bf16")

@@ -18,11 +18,11 @@ from ..cost.power import Load, power_watts, settled, step_load
 from ..cost.step import StepModel
 from ..errors import IsoflopError
 from ..hardware import Accelerator, load_accelerator
-from ..models import load_model
 from ..plans import Plan
 from ..serving.instance import InstanceTables
 from ..serving.steady import ClosedRun, SteadyState, mean_context
 from .case import Case, Prediction
+from .names import checkpoint
 from .open_loop import predict_open
 from .training_predict import TrainingPredictor
 
@@ -78,7 +78,7 @@ def predict_cases(
 @lru_cache(maxsize=4096)
 def _instance(model: str, device: str, engine: str, plan: Plan) -> StepModel:
     return StepModel(
-        model=load_model(model),
+        model=checkpoint(model),
         plan=plan,
         device=load_accelerator(device),
         engine=load_engine(engine),

@@ -140,6 +140,8 @@ def _degrees(row: dict[str, str]) -> tuple[int, int, int, str]:
 
 def _distrust(row: dict[str, str]) -> str:
     model, system = row["model_path"], row["system"]
+    if row.get("mode", "") == "disagg":
+        return "prompts and decoding ran on instances of their own; the row's plan is of neither"
     if system == "gb200" and "Qwen3-32B" in model:
         return "this series contradicts itself (1 client 8 ms, 2 clients 42 ms)"
     if model == "nvidia/Llama-3.1-8B-Instruct-FP8":
