@@ -56,7 +56,8 @@ PRIOR = 0.1
 
 def engine(name: str, x: np.ndarray, sigma: float = 0.1) -> Engine:
     """An engine from a parameter vector."""
-    v = {p[0]: float(value) for p, value in zip(PARAMETERS, x, strict=True)}
+    # Below a nanosecond a fitted time is none.
+    v = {p[0]: float(value) * (value > 1e-9) for p, value in zip(PARAMETERS, x, strict=True)}
     return Engine(
         id=f"engine-{name}",
         step_s=v["step"],
