@@ -129,7 +129,17 @@ class Explanation:
 
 
 def explain(step: StepModel, question: Question) -> Explanation:
-    """Explain what bounds `step`, over the question's batches and in detail at its batch."""
+    """Explain what bounds `step`, over the question's batches and in detail at its batch.
+
+    Raises
+    ------
+    InvalidInput
+        If decoding is asked of a model that only encodes.
+    """
+    if question.phase == "decode" and step.model.kind == "encoder":
+        raise InvalidInput(
+            f"{step.model.name} is an encoder: it has no decoding phase. Use --phase prefill."
+        )
     context, operators = question.context, step.operators
     policy = MemoryPolicy()
     held = memory_use(

@@ -35,8 +35,10 @@ def _attention(b: Builder, m: Mixer, count: float) -> None:
     q_width = heads * m.head_dim * (2 if m.gated_output else 1)
     kv_width = kv_heads * (m.head_dim + v_dim)
     b.gemm("qkv projection", "attention", count, q_width + kv_width, hidden)
-    # Rotary embedding (and head norms) read the projections once and write the cache.
-    b.stream("rope and cache write", "attention", count, q_width + kv_width, q_width + kv_width)
+    # Rotary embedding (and head norms) read the projections once and write the cache; an encoder
+    # has neither, and splits its heads.
+    name = "rope and cache write" if m.causal else "head split"
+    b.stream(name, "attention", count, q_width + kv_width, q_width + kv_width)
     _attention_core(b, m, count, heads, kv_heads, m.head_dim, v_dim)
     if m.gated_output:
         b.stream("output gate", "attention", count, 2 * heads * v_dim, heads * v_dim)

@@ -1,4 +1,4 @@
-"""`explain` of a short run and of a long one."""
+"""`explain`: short and long runs, chunks after a prefix, phases a model has."""
 
 from __future__ import annotations
 
@@ -47,3 +47,15 @@ def test_a_prefix_without_a_prompt_is_refused(capsys):
         main(["explain", "llama-3.1-8b", "--on", "h100-sxm", "--prior", "100"])
     assert caught.value.code == 2
     assert "--phase prefill" in capsys.readouterr().err
+
+
+def test_an_encoder_does_not_decode(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["explain", "bert-base", "--on", "h100-sxm"])
+    assert caught.value.code == 2
+    assert "--phase prefill" in capsys.readouterr().err
+    main(["explain", "bert-base", "--on", "h100-sxm", "--phase", "prefill", "--context", "384",
+          "--json"])  # fmt: skip
+    names = [o["operator"] for o in json.loads(capsys.readouterr().out)["operators"]]
+    assert "head split" in names
+    assert not any("cache" in n for n in names)
