@@ -304,6 +304,17 @@ def test_bad_runs_are_sentences(tmp_path, text, says):
         read_runs(path, LAW)
 
 
+def test_runs_at_one_ratio_say_which_others_would_help():
+    n = np.geomspace(3e7, 5e9, 20)
+    x = {"params": n, "tokens": 20 * n}
+    noise = np.exp(0.004 * np.random.default_rng(0).standard_normal(20))
+    runs = Runs(columns={**x, "loss": LAW.predict(TRUE, x) * noise}, lines=np.arange(2, 22))
+    (text,) = fit_law(runs, LAW).flat
+    assert "params and tokens go together" in text
+    assert "a third of their ratio" in text
+    assert not fit_law(sweep(3), LAW).flat
+
+
 def test_duplicates_and_conventions_are_noticed(tmp_path):
     runs = sweep(7)
     c = runs.columns

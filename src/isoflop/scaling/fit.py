@@ -25,6 +25,8 @@ Array = NDArray[Any]
 
 REFINED = 24
 """Starts that are refined after all were evaluated once."""
+TOGETHER = 0.99
+"""Correlation of two inputs' logarithms from which runs hardly tell their effects apart."""
 FLAT_RATIO = 1e-6
 """Smallest over largest eigenvalue of the scaled Hessian below which a direction is called flat."""
 
@@ -377,6 +379,20 @@ def flat_directions(
                      if abs(vector[i]) > 0.3]  # fmt: skip
             out.append(
                 f"{' and '.join(names)} move together: the runs fix a combination of them and not "
-                "each one; runs over a wider range of each input (a factor of 10 more) would"
+                f"each one; {_remedy(x)} would"
             )
     return tuple(out)
+
+
+def _remedy(x: dict[str, Array]) -> str:
+    """What runs would tell constants apart: other ratios where two inputs go together."""
+    with np.errstate(all="ignore"):
+        logs = {k: np.log(v) for k, v in x.items() if np.all(v > 0) and np.ptp(np.log(v)) > 1e-9}
+    for i, first in enumerate(names := list(logs)):
+        for second in names[i + 1 :]:
+            if abs(np.corrcoef(logs[first], logs[second])[0, 1]) > TOGETHER:
+                return (
+                    f"{first} and {second} go together in these runs, and others at three times and a "
+                    f"third of their ratio"
+                )
+    return "runs over a wider range of each input (a factor of 10 more)"
