@@ -139,5 +139,20 @@ def test_vocabulary_meets_the_papers_points():
     assert best_by_loss(2.87e9, 2.3e21, 3200.0) / 3200 == pytest.approx(43_000, rel=0.03)
 
 
+def test_updates_trade_samples_for_compute():
+    rows = run("updates", 1e20).rows()
+    samples, flop = ([r[k] for r in rows] for k in ("samples", "flop"))
+    assert samples == sorted(samples, reverse=True)
+    assert flop == sorted(flop)
+    assert "16 updates per sample" in run("updates", 1e20).conclusion
+    # The frontier's cheapest point: d/ds of D (update s + sample) is zero.
+    _, law, theta = law_of("rybkin-2025-gym")
+    text = run("updates", 1e20, sample_flop=4e9).conclusion
+    s = np.geomspace(0.25, 16, 20001)
+    total = law.predict(theta, {"utd": s}) * (1e9 * s + 4e9)
+    assert float(text.split()[0]) == pytest.approx(s[np.argmin(total)], rel=0.03)
+    assert "does not reach" in run("updates", 1e10).conclusion
+
+
 def test_unknown_choice_is_explained(capsys):
     assert "precision" in fails(capsys, "spend", "1e21", "--choose", "precison")

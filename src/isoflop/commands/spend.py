@@ -55,7 +55,7 @@ def spend(
         ten times outside are refused, with --no-force all outside.
     choose
         Decide something else with the budget: precision, experts, teacher, epochs,
-        hyperparameters, mix, filtering, vocabulary or test-time.
+        hyperparameters, mix, filtering, vocabulary, updates or test-time.
     option
         An option of that decision, as name=value; may be repeated.
     json

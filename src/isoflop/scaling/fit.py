@@ -392,7 +392,7 @@ def _remedy(x: dict[str, Array]) -> str:
         for second in names[i + 1 :]:
             if abs(np.corrcoef(logs[first], logs[second])[0, 1]) > TOGETHER:
                 return (
-                    f"{first} and {second} go together in these runs, and others at three times and a "
-                    f"third of their ratio"
+                    f"{first} and {second} go together in these runs, and others at three times "
+                    "and a third of their ratio"
                 )
     return "runs over a wider range of each input (a factor of 10 more)"
