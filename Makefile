@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := fit,fast,plot,data
 
-.PHONY: demo test test-slow lint bench docs clean
+.PHONY: demo test test-slow lint bench left-out docs clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/isoflop explain llama-3.1-8b --on h100-sxm
@@ -30,6 +30,9 @@ lint: $(VENV)/.installed-lint
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks
+
+left-out: $(VENV)/.installed-test
+	$(BIN)/python tools/calibrate_engines.py --data ../shared/data --left-out
 
 docs: $(VENV)/.installed-test
 	$(BIN)/python tools/build_docs.py

@@ -41,12 +41,18 @@ def kernels() -> None:
                   f"{q.mean_error:6.1%}  90% interval holds {q.coverage:4.0%}  {goal}")  # fmt: skip
 
 
+METRICS = {
+    "silicon_agg.csv": {"tpot_s": "TPOT", "ttft_s": "TTFT"},
+    "measurements.csv": {"tpot_s": "TPOT", "output_tokens_per_s": "throughput"},
+}
+
+
 def end_to_end(data: Path) -> None:
-    """TPOT errors on rows never used for fitting, and the time to price all of them."""
+    """Errors on rows never used for fitting, and the time to price all of them."""
     from isoflop.evidence.predict import predict_cases
     from isoflop.evidence.read import read_cases
 
-    for name in ("silicon_agg.csv", "measurements.csv"):
+    for name, metrics in METRICS.items():
         path = data / "data/serving" / name
         if not path.exists():
             print(f"end to end: {name} is not beside this checkout; skipped")
@@ -54,19 +60,21 @@ def end_to_end(data: Path) -> None:
         start = time.process_time()
         items = predict_cases(read_cases(path))
         seconds = time.process_time() - start
-        kept = [
-            p for p in items
-            if p.case.metric == "tpot_s" and p.case.role == "check" and p.predicted
-        ]  # fmt: skip
-        error = np.array([abs(p.predicted / p.case.measured - 1) for p in kept])
-        measured = np.array([p.case.measured for p in kept])
-        inside = np.mean([p.low <= p.case.measured <= p.high for p in kept])
-        constant = np.abs(np.median(measured) / measured - 1)
-        print(
-            f"end to end TPOT, {name}, {len(kept)} rows never fitted: median "
-            f"{np.median(error):.1%}, mean {error.mean():.1%}, 90% interval holds {inside:.0%}; "
-            f"one constant {constant.mean():.0%}; all {len(items)} rows in {seconds:.1f} CPU s"
-        )
+        for metric, label in metrics.items():
+            kept = [
+                p for p in items
+                if p.case.metric == metric and p.case.role == "check" and p.predicted
+            ]  # fmt: skip
+            error = np.array([abs(p.predicted / p.case.measured - 1) for p in kept])
+            measured = np.array([p.case.measured for p in kept])
+            inside = np.mean([p.low <= p.case.measured <= p.high for p in kept])
+            constant = np.abs(np.median(measured) / measured - 1)
+            print(
+                f"end to end {label}, {name}, {len(kept)} rows never fitted: median "
+                f"{np.median(error):.1%}, mean {error.mean():.1%}, 90% interval holds "
+                f"{inside:.0%}; one constant {constant.mean():.0%}"
+            )
+        print(f"end to end, {name}: all {len(items)} rows in {seconds:.1f} CPU s")
 
 
 def speed() -> None:
