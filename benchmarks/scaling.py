@@ -15,12 +15,14 @@ from scipy.optimize import minimize
 from isoflop.errors import IsoflopError
 from isoflop.scaling.columns import Runs, read_runs
 from isoflop.scaling.compare import compute_of, extrapolate
+from isoflop.scaling.decide import load_law
 from isoflop.scaling.demo import demo_file
+from isoflop.scaling.design import runs_to_halve, simulated_left
 from isoflop.scaling.ensemble import FORMS, hold_out
 from isoflop.scaling.fit import fit_law
 from isoflop.scaling.law import find_law
 from isoflop.scaling.published import load_published
-from isoflop.scaling.reproduce import epoch_resamples
+from isoflop.scaling.reproduce import epoch_resamples, reproduce
 from isoflop.scaling.solve import chinchilla_starts, huber
 
 from .public_runs import SETS
@@ -77,6 +79,30 @@ def speed(folder: Path) -> None:
           f"resamples {errors} of the published ones")  # fmt: skip
 
 
+def design() -> None:
+    """Runs proposed to halve the interval of N*, against fits to simulated runs with them."""
+    runs, believed = read_runs(demo_file(), LAW), load_law("besiroglu-2024")
+    given = (believed, runs.data(LAW), fit_law(runs, LAW).noise, 1e24)
+    series = runs_to_halve(*given, float(compute_of(runs).max()))
+    left = simulated_left(*given, series)
+    promised = series[-1]["interval_left"]
+    print(f"design: {len(series)} further runs are to leave {promised:.0%} of the interval of N* "
+          f"at 1e24 FLOP; fitted to 300 simulated sweeps {left:.0%}")  # fmt: skip
+
+
+def again(folder: Path) -> None:
+    """Published fits derived again."""
+    start = time.process_time()
+    found, absent, _ = reproduce(folder)
+    papers = {r.fit for r in found if not r.refit}
+    strict = sum(all(r.strict for r in found if r.fit == f) for f in papers)
+    agree = sum(all(r.ok for r in found if r.fit == f) for f in papers)
+    print(
+        f"laws reproduce: {agree} of {len(papers)} published fits agree, {strict} within 1% or 0.2 "
+        f"standard errors, {len(absent)} sources absent, {time.process_time() - start:.0f} CPU s"
+    )
+
+
 def floor(runs: Runs) -> float:
     """Least mean error, in percent, of any form fitted with the top decade in sight."""
     flop = compute_of(runs)
@@ -122,6 +148,9 @@ def main(folder: Path | None = None) -> None:
     """Run everything."""
     place = folder or Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data/laws")
     speed(place)
+    design()
+    if place.is_dir():
+        again(place)
     held_out(place)
 
 
