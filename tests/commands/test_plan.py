@@ -86,6 +86,18 @@ def test_settings(capsys, framework, words):
         assert word in out
 
 
+def test_a_named_plan_says_what_would_help_it(capsys):
+    out = json.loads(run(capsys, "llama-3.1-8b", "--on", "64xdgx-h100", "--json", "--plan",
+                         "tp8,mb1,zero1"))  # fmt: skip
+    changes = out["changes"]
+    assert 1 <= len(changes) <= 3
+    assert "another plan" in [c["change"] for c in changes]
+    for c in changes:
+        assert c["gain"] == pytest.approx(out["step_s"] / c["step_s"] - 1)
+        if c["change"] != "another plan":
+            assert c["plan"] == out["plan"]
+
+
 def test_a_chart_is_written_whole(tmp_path, capsys):
     pytest.importorskip("vl_convert")
     path = tmp_path / "plan.svg"

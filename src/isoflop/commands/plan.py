@@ -125,13 +125,20 @@ def _report(job: TrainingJob, recipe: Recipe, on: str, layout: str, why_not: str
     from ..errors import InvalidPlan
     from ..hardware import load_fleet
     from ..training.plan import fill_data, parse_training_plan
-    from ..training.report import describe_plan, explain_why_not, plan_run, require_fit
+    from ..training.report import (
+        describe_plan,
+        explain_why_not,
+        plan_run,
+        require_fit,
+        what_helps,
+    )
 
     device, count, cluster = load_fleet(on)
     if layout:
         chosen = fill_data(parse_training_plan(layout), count)
         report = describe_plan(job, recipe, device, count, chosen, cluster)
         require_fit(report)
+        report = evolve(report, changes=what_helps(report, cluster))
     else:
         report = plan_run(job, recipe, device, count, cluster)
     if why_not:

@@ -313,8 +313,52 @@ def _runner_up(found: PlanSearch) -> int:
     return int(np.argmax(differs)) if differs.any() else 0
 
 
-def _changes(report: PlanReport, cluster: Cluster | None, limits: SpaceLimits) -> Iterable[Change]:
-    """Searches again under each change, best gain first."""
+def what_helps(report: PlanReport, cluster: Cluster | None) -> tuple[Change, ...]:
+    """The three changes that would help a named plan most: another plan, or the same otherwise."""
+    limits = SpaceLimits(node=network_of(report.device, cluster, report.count).node)
+    found = sorted(
+        (*_changes(report, cluster, limits, keep=True), *_better_plan(report, cluster, limits)),
+        key=lambda c: -c.gain,
+    )
+    return tuple(found[:3])
+
+
+def _better_plan(
+    report: PlanReport, cluster: Cluster | None, limits: SpaceLimits
+) -> list[Change]:  # fmt: skip
+    """The fastest plan of the same recipe, if it gains."""
+    worth = report.step_s / (1.0 + LEAST_GAIN)
+    try:
+        found = search_plans(report.job, report.recipe, report.device, report.count, cluster,
+                             limits=limits, under_s=worth)  # fmt: skip
+    except IsoflopError:
+        return []
+    if not len(found.seconds) or found.seconds[0] >= worth:
+        return []
+    seconds = float(found.seconds[0])
+    return [Change(name="another plan", step_s=seconds, gain=report.step_s / seconds - 1.0,
+                   plan=found.best.describe())]  # fmt: skip
+
+
+def _under(
+    job: TrainingJob, recipe: Recipe, device: Accelerator, cluster: Cluster | None,
+    report: PlanReport, limits: SpaceLimits, worth: float, keep: bool,
+) -> tuple[float, str] | None:  # fmt: skip
+    """Step seconds under `worth` and the plan that reaches them: the report's own, or any."""
+    if not keep:
+        found = search_plans(job, recipe, device, report.count, cluster, limits=limits,
+                             under_s=worth)  # fmt: skip
+        fast = len(found.seconds) > 0 and found.seconds[0] < worth
+        return (float(found.seconds[0]), found.best.describe()) if fast else None
+    own = describe_plan(job, recipe, device, report.count, report.plan, cluster)
+    require_fit(own)
+    return (own.step_s, own.plan.describe()) if own.step_s < worth else None
+
+
+def _changes(
+    report: PlanReport, cluster: Cluster | None, limits: SpaceLimits, keep: bool = False
+) -> Iterable[Change]:  # fmt: skip
+    """What each change would gain, best first: of a new search, or of the plan as it is."""
     job, recipe, device = report.job, report.recipe, report.device
     tried: list[Change] = []
 
@@ -323,13 +367,13 @@ def _changes(report: PlanReport, cluster: Cluster | None, limits: SpaceLimits) -
         share = job.step_tokens / j.step_tokens
         worth = report.step_s / (1.0 + LEAST_GAIN) / share
         try:
-            found = search_plans(j, r, d, report.count, c, limits=limits, under_s=worth)
+            found = _under(j, r, d, c, report, limits, worth, keep)
         except IsoflopError:
             return
-        if len(found.seconds) and found.seconds[0] < worth:
-            seconds = float(found.seconds[0]) * share
+        if found is not None:
+            seconds = found[0] * share
             tried.append(Change(name=name, step_s=seconds, gain=report.step_s / seconds - 1.0,
-                                plan=found.best.describe()))  # fmt: skip
+                                plan=found[1]))  # fmt: skip
 
     rates = device.rates.dense_flop_per_s
     if recipe.format in ("bf16", "fp16") and "fp8" in rates:
