@@ -58,6 +58,8 @@ def test_json_round_trips_the_plan(capsys):
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--seq", "0"], "at least 1"),
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--format", "fp3"], "fp3"),
         (["llama-3.1-8b", "--on", "8xa100-80gb-sxm", "--plan", "tp8", "--emit", "jax"], "settings"),
+        (["llama-3.1-8b", "--on", "8xa100-80gb-sxm", "--tokens", "-5"], "positive"),
+        (["llama-3.1-8b", "--on", "8xa100-80gb-sxm", "--batch", "0"], "positive"),
         (["llama-3.1-8b", "--on", "8xh100-sxm", "--batch", "1M", "--global-batch", "8"], "both"),
     ],
 )

@@ -93,6 +93,8 @@ def test_frameworks_are_told_the_exchange():
     assert 'rotate_method = "allgather"' in emit(
         "torchtitan", LONG, Recipe(context="all-gather"), plan
     )
+    with pytest.raises(InvalidInput, match="by heads alone"):
+        emit("deepspeed", LONG, Recipe(), plan)
     with pytest.raises(InvalidInput, match="torchtitan exchanges"):
         emit("torchtitan", LONG, Recipe(context="ulysses"), plan)
 

@@ -225,6 +225,8 @@ def _job(
         raise InvalidInput("Give --batch in tokens or --global-batch in sequences, not both.")
     if global_batch is None:
         wanted = parse(batch, "tokens", "batch") if batch else float(DEFAULT_BATCH_TOKENS)
+        if not 0 < wanted < float("inf"):
+            raise InvalidInput(f"The batch is {batch}; it must be a positive number of tokens.")
         global_batch = max(1, round(wanted / length))
     run = parse(tokens, "tokens", "tokens") if tokens else 0.0
     return TrainingJob(model=spec, global_batch=global_batch, sequence_tokens=length, tokens=run)

@@ -157,6 +157,11 @@ def _torchtitan(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
 
 def _deepspeed(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
     """A DeepSpeed configuration; tensor and pipeline degrees are set where the model is built."""
+    if plan.context > 1 and recipe.context != "ulysses":
+        raise InvalidInput(
+            f"DeepSpeed splits sequences by heads alone, not by {recipe.context}; name a plan "
+            "without cp, or --context ulysses."
+        )
     zero: dict[str, object] = {"stage": plan.zero, "overlap_comm": recipe.overlap_data}
     if plan.shard and plan.zero == 3:
         zero["zero_hpz_partition_size"] = plan.shard

@@ -67,6 +67,10 @@ class TrainingJob:
                 raise InvalidInput(
                     f"The {name.replace('_', ' ')} is {getattr(self, name)}; at least 1 is needed."
                 )
+        if not 0.0 <= self.tokens < float("inf"):
+            raise InvalidInput(
+                f"The run has {self.tokens:g} tokens; give a positive number such as 2T, or none."
+            )
 
     @property
     def step_tokens(self) -> int:
