@@ -43,16 +43,19 @@ def small(layers: int, heads: int, experts: int = 0) -> ModelSpec:
     layers=st.sampled_from([4, 6, 8]), heads=st.sampled_from([4, 8, 16]),
     experts=st.sampled_from([0, 4]), count=st.sampled_from([2, 4, 8, 16]),
     batch=st.sampled_from([8, 24, 64]), device=st.sampled_from(["h100-sxm", "a100-80gb-sxm"]),
-    fmt=st.sampled_from(["bf16", "fp8-e4m3"]),
+    fmt=st.sampled_from(["bf16", "fp8-e4m3"]), exchange=st.sampled_from(["", "8bit"]),
+    context=st.sampled_from(["ring", "all-gather", "ulysses"]),
+    placement=st.sampled_from(["data-inside", "pipeline-inside"]), overlap=st.booleans(),
 )  # fmt: skip
 def test_optimum_equals_brute_force_and_the_bound_holds(
-    layers, heads, experts, count, batch, device, fmt
+    layers, heads, experts, count, batch, device, fmt, exchange, context, placement, overlap
 ):
     if device.startswith("a100"):
         fmt = "bf16"
     job = TrainingJob(model=small(layers, heads, experts), global_batch=batch, sequence_tokens=1024)
     accelerator = load_accelerator(device)
-    recipe = Recipe(format=fmt)
+    recipe = Recipe(format=fmt, exchange=exchange, context=context, placement=placement,
+                    overlap_tensor=overlap, overlap_expert=overlap)  # fmt: skip
     quick = search_plans(job, recipe, accelerator, count, limits=ALL)
     full = search_plans(job, recipe, accelerator, count, limits=ALL, prune=False)
     assert quick.seconds[0] == full.seconds.min()
