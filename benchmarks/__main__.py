@@ -65,9 +65,12 @@ def end_to_end(data: Path) -> None:
                 p for p in items
                 if p.case.metric == metric and p.case.role == "check" and p.predicted
             ]  # fmt: skip
-            error = np.array([abs(p.predicted / p.case.measured - 1) for p in kept])
             measured = np.array([p.case.measured for p in kept])
-            inside = np.mean([p.low <= p.case.measured <= p.high for p in kept])
+            predicted, low, high = (
+                np.array([getattr(p, k) for p in kept], float) for k in ("predicted", "low", "high")
+            )
+            error = np.abs(predicted / measured - 1)
+            inside = np.mean((low <= measured) & (measured <= high))
             constant = np.abs(np.median(measured) / measured - 1)
             print(
                 f"end to end {label}, {name}, {len(kept)} rows never fitted: median "
