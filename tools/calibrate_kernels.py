@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 from attrs import evolve
 
 from _fitting import fit, held_out, quality, toml_table
-from isoflop.cost.collectives import CollectiveParameters, collective_time_s
+from isoflop.cost.collectives import CollectiveParameters, collective_time_s, over_host
 from isoflop.cost.kernels import DeviceShape
 from isoflop.cost.kernels.attention import (
     DecodeParameters,
@@ -103,14 +104,25 @@ class Problem:
         scale: float = 0.1,
     ):
         self.data, self.predict, self.build = data, predict, build
+        self.foreign = predict  # with the parameters of another family's devices
         self.start, self.low, self.high, self.scale = start, low, high, scale
         self.held = {d: held_out(*(c[k] for k in shape)) for d, c in data.items()}
 
-    def errors(self, x: np.ndarray, device: str, mask: np.ndarray) -> np.ndarray:
+    def errors(
+        self, x: np.ndarray, device: str, mask: np.ndarray, predict: Any = None
+    ) -> np.ndarray:
         """log(predicted / measured) of the masked rows."""
         rows = {k: v[mask] for k, v in self.data[device].items()}
         shape = DeviceShape.of(load_accelerator(device))
-        return np.log(self.predict(self.build(x), shape, device, rows) / rows["seconds"])
+        seconds = (predict or self.predict)(self.build(x), shape, device, rows)
+        return np.log(seconds / rows["seconds"])
+
+    def foreign_error(self, x: np.ndarray) -> float:
+        """Largest median error of a device predicted with another family's parameters."""
+        return max(
+            float(np.median(np.abs(np.expm1(self.errors(x, d, self.held[d], self.foreign)))))
+            for d in self.data
+        )
 
     def solve(self, devices: list[str]) -> np.ndarray:
         """Fit on the fit rows of some devices."""
@@ -138,9 +150,7 @@ class Problem:
                 other = self.solve([o for o in devices if o != d])
                 left.append(np.median(np.abs(np.expm1(self.errors(other, d, self.held[d])))))
         elif others is not None:
-            other = others.solve(list(others.data))
-            left = [np.median(np.abs(np.expm1(self.errors(other, d, self.held[d]))))
-                    for d in devices]  # fmt: skip
+            left = [self.foreign_error(others.solve(list(others.data)))]
         rows = sum(int((~h).sum()) for h in self.held.values())
         q = quality(error, rows, note, max(left, default=0.0))
         print(
@@ -410,14 +420,17 @@ def collectives(data: Path, family: dict, library: str, pattern: str) -> Problem
         c["bytes"] = c["message_size"] * 2.0  # sizes are recorded in 16-bit elements
         columns[d] = {k: a[c["bytes"] <= 2**28] for k, a in c.items()}
 
-    def predict(p: CollectiveParameters, shape: DeviceShape, device: str, c: Columns) -> np.ndarray:
+    def predict(
+        p: CollectiveParameters, shape: DeviceShape, device: str, c: Columns, foreign: bool = False
+    ) -> np.ndarray:
         links = load_accelerator(device).links
         link = links.scale_up_bytes_per_s or links.host_bytes_per_s
         out = np.empty(len(c["seconds"]))
         for ranks in np.unique(c["num_gpus"]):
             mask = c["num_gpus"] == ranks
+            met = over_host(p, int(ranks)) if foreign and not links.scale_up_bytes_per_s else p
             out[mask] = collective_time_s(
-                p, pattern, c["bytes"][mask], int(ranks), link_bytes_per_s=link
+                met, pattern, c["bytes"][mask], int(ranks), link_bytes_per_s=link
             )
         return out
 
@@ -432,7 +445,7 @@ def collectives(data: Path, family: dict, library: str, pattern: str) -> Problem
             one_shot=library == "custom",
         )
 
-    return Problem(
+    problem = Problem(
         columns,
         predict,
         build,
@@ -441,6 +454,8 @@ def collectives(data: Path, family: dict, library: str, pattern: str) -> Problem
         [20, 15, 1, 60, 1.2, 3],
         ["num_gpus", "message_size"],
     )
+    problem.foreign = partial(predict, foreign=True)
+    return problem
 
 
 def others(name: str, same_library: bool) -> dict:
@@ -493,24 +508,22 @@ def thinned(problem: Problem, models: int = LEFT_OUT_MODELS) -> Problem:
                    problem.high, MOE_KEYS, problem.scale)  # fmt: skip
 
 
-def left_out_experts(data: Path, name: str, only: list[str]) -> str:
-    """The calibration file with the left-out error of experts tables set, parameters untouched.
+def left_out_alone(data: Path, name: str, only: list[str]) -> str:
+    """The calibration file with left-out errors of experts and NCCL set, parameters untouched.
 
-    Every row held out of the family's own fit is predicted with parameters fitted on a sample of
-    the other families' expert shapes.
+    Every row held out of the family's own fit is predicted with parameters fitted on the other
+    families' devices, of experts on a sample of their shapes.
     """
     path = OUT / f"kernels-{name}.toml"
     text = path.read_text()
     for key, make in problems(data, name).items():
-        if not key.startswith("moe.") or (only and key not in only):
+        if not key.startswith(("moe.", "nccl.")) or (only and key not in only):
             continue
         others_ = left_out(name, key, make)
         if others_ is None:
             continue
-        own, few = make(FAMILIES[name]), thinned(others_)
-        x = few.solve(list(few.data))
-        error = max(float(np.median(np.abs(np.expm1(own.errors(x, d, own.held[d])))))
-                    for d in own.data)  # fmt: skip
+        few = thinned(others_) if key.startswith("moe.") else others_
+        error = make(FAMILIES[name]).foreign_error(few.solve(list(few.data)))
         print(f"  {key:22s} left out {error:.1%}, fitted on {', '.join(few.data)}", flush=True)
         table = rf'(?ms)(^\[quality\."{re.escape(key)}"\]\n.*?^left_out_error = )\S+'
         text = re.sub(table, lambda m, error=error: f"{m.group(1)}{error:.4g}", text)
@@ -557,12 +570,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--family", choices=list(FAMILIES), nargs="*", default=list(FAMILIES))
     parser.add_argument("--only", nargs="*", default=[], help="tables, as prefill or moe.bf16")
-    about = "only the error of experts on a device alone in its family"
+    about = "only the error of experts and NCCL on a device alone in its family"
     parser.add_argument("--left-out", action="store_true", help=about)
     arguments = parser.parse_args()
     for name in arguments.family:
         print(name)
-        make = left_out_experts if arguments.left_out else calibrate
+        make = left_out_alone if arguments.left_out else calibrate
         text = make(arguments.data, name, arguments.only)
         (OUT / f"kernels-{name}.toml").write_text(text)
 

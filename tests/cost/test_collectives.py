@@ -3,10 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoflop.cost.collectives import collective_time_s, link_bytes, tier_for
+from isoflop.cost.collectives import collective_time_s, link_bytes, over_host, tier_for
+from isoflop.cost.features import Batch
 from isoflop.cost.kernels.calibration import load_kernels
+from isoflop.cost.operators.base import CollectiveShape
+from isoflop.cost.step import StepModel
 from isoflop.errors import InvalidInput
 from isoflop.hardware import load_accelerator, load_cluster
+from isoflop.models import load_model
+from isoflop.plans import Plan
 from tests.shared_data import data
 
 P = load_kernels("hopper")[0].nccl["all_reduce"]
@@ -83,3 +88,28 @@ def test_exchange_sends_each_token_once_per_node():
     nodes = rng.integers(0, 4, (200_000, 8))
     visited = np.mean([len(set(row) - {0}) for row in nodes[:20_000]])
     assert float(seconds) == pytest.approx(visited, rel=0.01)
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_cards_without_links_share_one_host_path(ranks):
+    direct = load_kernels("hopper")[0].nccl["all_reduce"]
+    met = over_host(direct, ranks)
+    large = 1e9
+    near, far = (float(collective_time_s(p, "all_reduce", large, ranks, link_bytes_per_s=32e9))
+                 for p in (direct, met))  # fmt: skip
+    # Two cards reach each other directly; n share the path, each has an n-th of it.
+    assert far / near == pytest.approx(1.0 if ranks == 2 else ranks, rel=0.02)
+
+
+def test_pcie_cards_of_a_family_measured_over_nvlink_meet_over_the_host():
+    def network_s(device: str, ranks: int) -> float:
+        step = StepModel(model=load_model("llama-3.1-70b"), plan=Plan(tensor=ranks),
+                         device=load_accelerator(device))  # fmt: skip
+        sent = np.array([isinstance(op.shape, CollectiveShape) for op in step.operators])
+        batch = Batch(decode_sequences=128.0, decode_context=1024.0)
+        return float(step.operator_s(batch)[sent].sum())
+
+    # An A100 over PCIe has a bridge for two cards, and over NVLink a switch for eight.
+    assert network_s("a100-80gb-pcie", 4) > 5 * network_s("a100-80gb-sxm", 4)
+    assert network_s("a100-80gb-pcie", 8) > 1.5 * network_s("a100-80gb-pcie", 4)
+    assert network_s("a100-80gb-pcie", 2) < 2 * network_s("a100-80gb-sxm", 2)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 from numpy.typing import ArrayLike
 
 from ..errors import InvalidInput
@@ -67,6 +67,17 @@ def link_bytes(pattern: Pattern, ranks: int, in_switch: bool = False) -> float:
     if pattern == "all_reduce":
         return 1.0 + 1.0 / ranks if in_switch else 2.0 * share
     return 1.0 if pattern == "send_recv" else share
+
+
+def over_host(p: CollectiveParameters, ranks: int) -> CollectiveParameters:
+    """Parameters of a library measured over direct links, where cards meet over the host instead.
+
+    Two cards reach each other directly; more of them stage their data in host memory, over one
+    path that all share, so that each has a `ranks`-th of the host link.
+    """
+    if ranks <= 2:
+        return p
+    return evolve(p, crowding=max(p.crowding, (ranks - 1.0) / (ranks - 2.0)))
 
 
 def collective_time_s(

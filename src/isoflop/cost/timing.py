@@ -22,6 +22,7 @@ from .collectives import (
     collective_time_s,
     exchange_time_s,
     hierarchical_time_s,
+    over_host,
     tier_for,
 )  # fmt: skip
 from .features import Array, Batch
@@ -426,10 +427,24 @@ class KernelTimer:
         return max(1, self.device.links.scale_up_domain)
 
     def _library(self, shape: CollectiveShape) -> CollectiveParameters:
+        if shape.ranks > 2 and self._over_host(shape.ranks):
+            # An engine's own all-reduce needs direct links; the library stages in host memory.
+            name = "all_to_all" if shape.pattern == "send_recv" else shape.pattern
+            return over_host(self.calibration.nccl[name], shape.ranks)
         if shape.pattern == "all_reduce" and self.captured and shape.ranks <= 8:
             return self.calibration.all_reduce_custom
         name = "all_to_all" if shape.pattern == "send_recv" else shape.pattern
         return self.calibration.nccl[name]
+
+    def _over_host(self, ranks: int) -> bool:
+        """Whether ranks meet over the host, and the family was measured over direct links."""
+        tier = tier_for(self.device, self.cluster, ranks)
+        if tier.link_bytes_per_s > self.device.links.host_bytes_per_s or ranks > 8:
+            return False
+        if self.cluster is not None or tier.name != self.device.links.host_name:
+            return False
+        return all(load_accelerator(d).links.scale_up_bytes_per_s > 0
+                   for d in self.calibration.devices)  # fmt: skip
 
 
 def linear(row: Coefficients, batch: Batch) -> Array:
