@@ -1,9 +1,10 @@
-"""`advise` beside aiconfigurator, where one is installed, in the same run.
+"""`advise` beside aiconfigurator and the simulator beside vidur, each in the same run.
 
-    python -m benchmarks.peers --aiconfigurator VENV/bin/aiconfigurator
+    python -m benchmarks.peers --aiconfigurator VENV/bin/aiconfigurator --vidur VENV/bin/python
 
-The peer is optional and lives in an environment of its own (`pip install aiconfigurator`); it
-answers the same question from tables of measured kernels, with means and no tails.
+Peers are optional and live in environments of their own (`pip install aiconfigurator`, `pip install
+vidur`). aiconfigurator answers the same question from tables of measured kernels, with means and
+no tails; of vidur the event loop alone is timed, see `benchmarks.vidur_loop`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 QUESTIONS = (
     ("llama-3.1-8b", "8xh200", "meta-llama/Meta-Llama-3.1-8B", 8),
@@ -42,13 +46,44 @@ def cpu_s(command: Sequence[str], timeout_s: float | None = None) -> float | Non
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def loops(python: str, timeout_s: float) -> None:
+    """Requests per CPU second of both event loops, 512 prompt and 128 output tokens."""
+    from benchmarks.serving import poisson, server
+    from isoflop.serving.simulate import simulate
+
+    one, trace = server(), poisson(1_000_000, 20)
+    simulate(one, trace.head(300_000))  # compile, or load the compiled loop
+    start = time.process_time()
+    simulate(one, trace)
+    ours = len(trace) / (time.process_time() - start)
+    script = Path(__file__).resolve().with_name("vidur_loop.py")
+    try:
+        with tempfile.TemporaryDirectory() as folder:  # it writes its settings where it runs
+            found = subprocess.run(
+                [python, str(script)], capture_output=True, text=True, check=True, cwd=folder,
+                timeout=timeout_s, env={**os.environ, "OMP_NUM_THREADS": "1",
+                                        "WANDB_MODE": "disabled"},
+            )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"peers: vidur did not run: {error}")
+        return
+    theirs = float(found.stdout.split()[-1])
+    print(f"peers: simulator {ours:,.0f} requests per CPU s, steps, latencies and report included; "
+          f"vidur's loop alone {theirs:,.0f}: {ours / theirs:,.0f} times")  # fmt: skip
+
+
 def main() -> None:
     """Ask both and print the ratio."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--aiconfigurator", default=shutil.which("aiconfigurator") or "")
+    parser.add_argument("--vidur", default="", help="Python of an environment with vidur")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds per question")
     arguments = parser.parse_args()
     peer, timeout_s = arguments.aiconfigurator, arguments.timeout
+    if arguments.vidur:
+        loops(arguments.vidur, timeout_s)
+    else:
+        print("peers: vidur is not installed; skipped")
     for model, fleet, theirs, count in QUESTIONS:
         ours = cpu_s([sys.executable, "-m", "isoflop", "advise", model, "--on", fleet, "--rate",
                       "10", "--prompt", "1024", "--output", "256", "--weights", "fp8",

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from attrs import evolve
 
-from isoflop.errors import InvalidInput
 from isoflop.serving.loop.records import FED, ITERATIONS, STEPS, USED
 from isoflop.serving.policy import policy_names
 from isoflop.serving.reference import run_replicas
@@ -102,7 +101,7 @@ def test_closed_loops_over_replicas_lose_nothing_and_jump():
 
 
 def test_closed_loop_over_unequal_replicas():
-    from isoflop.serving.fleet import parse_outages, simulate_fleet
+    from isoflop.serving.fleet import simulate_fleet
 
     demand = g.closed_loop(clients=8, requests=60, prompt=g.Lengths(median=100, p90=300),
                            output=g.Lengths(median=50, p90=90))  # fmt: skip
@@ -111,5 +110,3 @@ def test_closed_loop_over_unequal_replicas():
     np.testing.assert_allclose(same.collected.finish_s, plain.collected.finish_s, rtol=1e-12)
     unequal = simulate_fleet([server(), server(max_sequences=1)], demand, router="least-loaded")
     assert np.all(np.isfinite(unequal.collected.finish_s))
-    with pytest.raises(InvalidInput, match="without outages"):
-        simulate_fleet([server()], demand, outages=parse_outages("0@1+1", "drain"))

@@ -94,3 +94,57 @@ def test_wrong_outages_are_explained():
     with pytest.raises(InvalidInput, match="after its start"):
         Outage(replica=0, start_s=5, end_s=5, kind="drain")
     assert parse_outages("0@60+120, 2@300s+30s", "drain")[1].end_s == 330
+
+
+def loop(kind="clients", seed=0):
+    lengths = {"prompt": g.Lengths(median=300, p90=600), "output": g.Lengths(median=60, p90=120)}
+    if kind == "clients":
+        return g.closed_loop(clients=12, requests=120, think_s=0.05, seed=seed, **lengths)
+    return g.sessions(sessions=30, sessions_per_s=6, turns=4, think_s=0.3, seed=seed, **lengths)
+
+
+@pytest.mark.parametrize("kind", ["clients", "sessions"])
+@pytest.mark.parametrize("router", ["least-loaded", "round-robin"])
+def test_closed_loops_with_an_outage_after_the_end_are_those_without(kind, router):
+    calm = simulate_fleet([FAST, FAST], loop(kind), router=router)
+    for out in ("fail", "drain"):
+        outages = [Outage(replica=0, start_s=1e6, end_s=2e6, kind=out)]
+        late = simulate_fleet([FAST, FAST], loop(kind), router=router, outages=outages)
+        np.testing.assert_allclose(late.collected.finish_s, calm.collected.finish_s, rtol=1e-12)
+        np.testing.assert_allclose(late.collected.e2e_s, calm.collected.e2e_s, rtol=1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), start=st.floats(0.0, 4.0),
+       kind=st.sampled_from(["fail", "drain"]),
+       loops=st.sampled_from(["clients", "sessions"]))  # fmt: skip
+def test_closed_loops_end_and_keep_their_order_whatever_fails(seed, start, kind, loops):
+    demand = loop(loops, seed)
+    outages = [Outage(replica=0, start_s=start, end_s=start + 2.0, kind=kind)]
+    report = simulate_fleet([FAST, FAST], demand, outages=outages)
+    c = report.collected
+    assert np.all(np.isfinite(c.finish_s))
+    # A request comes its thinking time after the end, for good, of the one it follows.
+    later = np.nonzero(demand.follows >= 0)[0]
+    think = demand.think_s[later] if demand.think_s is not None else 0.0
+    np.testing.assert_allclose(
+        c.arrival_s[later], c.finish_s[demand.follows[later]] + think, rtol=1e-9
+    )
+    if kind == "drain":
+        assert report.summary["rerouted_requests"] == 0
+    else:
+        again = report.instances[0]
+        assert np.all(again.requests.arrival[: again.whole(FED)] >= start + 2.0)
+
+
+def test_clients_wait_when_every_replica_is_out():
+    outages = [Outage(replica=0, start_s=1, end_s=6, kind="fail")]
+    report = simulate_fleet([FAST], loop(), outages=outages)
+    c = report.collected
+    assert report.summary["rerouted_requests"] > 0
+    assert not np.any((c.finish_s > 1.0) & (c.finish_s < 6.0))
+    assert c.ttft_s.max() > 4.0
+    # Never more than the clients at once.
+    times = np.sort(np.concatenate([c.arrival_s, c.finish_s + 1e-9]))
+    outstanding = [int(((c.arrival_s <= t) & (c.finish_s > t)).sum()) for t in times]
+    assert max(outstanding) <= 12

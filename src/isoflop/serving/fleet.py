@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 from typing import Literal
 
 import numpy as np
 from attrs import define, field, frozen
 
+from ..cost.features import Array
 from ..errors import InvalidInput
-from .following import run_following
+from .following import Member, followers, run_following
 from .loop.records import DONE, REFUSED
 from .report import Collected, ServingReport, make_report
 from .router import Router, find_router
@@ -65,11 +67,9 @@ def parse_outages(text: str, kind: Literal["fail", "drain"]) -> list[Outage]:
 
 
 @define(kw_only=True)
-class _Life:
+class _Life(Member):
     """One instance of a replica, from a start or restart to its failure or the end."""
 
-    running: Running
-    requests: list[int] = field(factory=list)
     lost: set[int] = field(factory=set)  # rows whose requests went elsewhere
 
 
@@ -96,17 +96,11 @@ def simulate_fleet(
     Raises
     ------
     InvalidInput
-        If a request can run nowhere, an outage names no replica, or there are outages and requests
-        that follow each other.
+        If a request can run nowhere, or an outage names no replica.
     """
     began = time.perf_counter()
     if not servers:
         raise InvalidInput("A fleet needs at least one replica.")
-    if trace.follows is not None and outages:
-        raise InvalidInput(
-            "Closed loops and conversations are simulated without outages: use timed arrivals "
-            "(--rate), or leave out --fail and --drain."
-        )
     for o in outages:
         if o.replica >= len(servers):
             raise InvalidInput(
@@ -123,7 +117,7 @@ def simulate_fleet(
     collected = Collected.of(
         [x.running for x in lives], [np.array(x.requests, int) for x in lives], trace,
         [np.array([row not in x.lost for row in range(len(x.requests))], bool) for x in lives]
-        if outages else (),
+        if outages else (), run.came_s,
     )  # fmt: skip
     report = make_report(
         servers[0], trace, collected, [x.running for x in lives], replicas=len(servers),
@@ -153,12 +147,18 @@ class _Fleet:
     lost_tokens: float = 0.0
     alive: list[_Life] = field(factory=list)
     ended: list[_Life] = field(factory=list)
+    came_s: Array = field(init=False)  # first arrival of every request, known as they come
+
+    def __attrs_post_init__(self) -> None:
+        self.came_s = self.trace.arrival_s.copy()
 
     def run(self) -> list[_Life]:
         """Every life, the replicas' last ones first."""
         self.alive = [self._life(s) for s in self.servers]
         replicas = [x.running for x in self.alive]
         self.router.start(replicas, self.trace)
+        if self.trace.follows is not None and self.outages:
+            return self._run_following()
         if self.trace.follows is not None:
             parts = run_following(replicas, self.trace, self.router.choose)
             for life, part in zip(self.alive, parts, strict=True):
@@ -180,6 +180,53 @@ class _Fleet:
             life.running.advance()
         return [*self.alive, *self.ended]
 
+    def _run_following(self) -> list[_Life]:
+        """Closed loops and conversations among outages, in the order of `following`.
+
+        What a failed replica had not finished starts again elsewhere; what would have followed
+        waits for that.
+        """
+        after = followers(self.trace)
+        think = self.trace.think_s if self.trace.think_s is not None else np.zeros(len(self.trace))
+        # (time, order, request, outage): failures before arrivals at one instant.
+        events = [(float(t), 1, i, -1) for i, t in enumerate(self.trace.arrival_s)
+                  if np.isfinite(t)]  # fmt: skip
+        events += [(o.start_s, 0, -1, k) for k, o in enumerate(self.outages) if o.kind == "fail"]
+        heapify(events)
+        while True:
+            at = events[0][0] if events else np.inf
+            busy = [x for x in self.alive if x.open_rows]
+            last = min(busy, key=lambda x: x.now_s, default=None)
+            if last is not None and last.now_s < at:
+                bound = min(x.running.earliest_end_s() for x in busy)
+                last.running.advance(max(min(at, bound), float(np.nextafter(last.now_s, np.inf))))
+                for request, end_s in last.newly_ended():
+                    for j in after.get(request, ()) if np.isfinite(end_s) else ():
+                        heappush(events, (end_s + float(think[j]), 1, j, -1))
+                continue
+            if not events:
+                return [*self.alive, *self.ended]
+            at, _, request, outage = heappop(events)
+            if outage < 0:
+                if self._anyone_up(at):
+                    self._send(request, at)
+                else:
+                    self.came_s[request] = min(self.came_s[request], at)
+                    heappush(events, (self._next_return_s(at), 1, request, -1))
+                continue
+            lost = self._fail(self.outages[outage])
+            # A step under way at the failure may have ended requests whose followers are due.
+            early = {j for i in lost for j in after.get(i, ())}
+            events = [e for e in events if e[2] not in early]
+            events += [(at, 1, i, -1) for i in lost]
+            heapify(events)
+
+    def _anyone_up(self, at: float) -> bool:
+        return any(self._up(j, at) for j in range(len(self.alive)))
+
+    def _next_return_s(self, at: float) -> float:
+        return min(o.end_s for o in self.outages if o.start_s <= at < o.end_s)
+
     def _life(self, server: Server) -> _Life:
         trace = self.trace
         units = int(trace.units.max()) + 1 if len(trace.units) else 0
@@ -195,19 +242,14 @@ class _Fleet:
 
     def _send(self, request: int, at: float) -> None:
         """Route a request at `at`, or as soon as any replica is up."""
-        while True:
-            up = [j for j in range(len(self.alive)) if self._up(j, at)]
-            if up:
-                break
-            at = min(o.end_s for o in self.outages if o.start_s <= at < o.end_s)
+        self.came_s[request] = min(self.came_s[request], at)
+        while not self._anyone_up(at):
+            at = self._next_return_s(at)
+        up = [j for j in range(len(self.alive)) if self._up(j, at)]
         for j in up:
             self.alive[j].running.advance(at)
         chosen = up[self.router.choose([self.alive[j].running for j in up], self.trace, request)]
-        life = self.alive[chosen]
-        life.running.feed_one(self.trace, request)
-        row = len(life.requests)
-        life.running.requests.arrival[row] = max(at, float(self.trace.arrival_s[request]))
-        life.requests.append(request)
+        self.alive[chosen].take(self.trace, request, at)
 
     def _fail(self, outage: Outage) -> list[int]:
         """End the life of a replica; the requests it had not finished."""

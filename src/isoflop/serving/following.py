@@ -20,7 +20,7 @@ from .traffic import Trace
 
 
 @define(kw_only=True)
-class _Member:
+class Member:
     """One replica: its requests in the order they came, and those under way."""
 
     running: Running
@@ -31,9 +31,11 @@ class _Member:
 
     @property
     def now_s(self) -> float:
+        """How far this replica has got."""
         return max(self.running.clock_s, self.since_s)
 
     def take(self, trace: Trace, request: int, at: float) -> None:
+        """Feed a request that arrives at a time."""
         self.running.feed_one(trace, request, at)
         self.open_rows.append(len(self.requests))
         self.requests.append(request)
@@ -64,8 +66,8 @@ def run_following(
         A router's rule, asked when a request arrives: every replica is then past that time by
         less than a step.
     """
-    members = [_Member(running=r) for r in replicas]
-    after = _followers(trace)
+    members = [Member(running=r) for r in replicas]
+    after = followers(trace)
     think = np.zeros(len(trace)) if trace.think_s is None else trace.think_s
     arrivals = [(float(t), i) for i, t in enumerate(trace.arrival_s) if np.isfinite(t)]
     heapify(arrivals)
@@ -87,7 +89,8 @@ def run_following(
             return [np.array(m.requests, int) for m in members]
 
 
-def _followers(trace: Trace) -> dict[int, list[int]]:
+def followers(trace: Trace) -> dict[int, list[int]]:
+    """Requests that each request of the trace lets arrive."""
     found: dict[int, list[int]] = {}
     if trace.follows is not None:
         for j, i in enumerate(trace.follows):

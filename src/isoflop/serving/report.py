@@ -77,19 +77,20 @@ class Collected:
     @classmethod
     def of(
         cls, instances: Sequence[Running], parts: Sequence[Array], trace: Trace,
-        kept: Sequence[Array] = (),
+        kept: Sequence[Array] = (), came_s: Array | None = None,
     ) -> Collected:  # fmt: skip
         """Gather the results of instances whose rows i are requests parts[j][i] of `trace`.
 
-        With `kept`, only rows where kept[j][i]; latency then counts from the trace's arrivals,
-        because the others started again elsewhere.
+        With `kept`, only rows where kept[j][i]; latency then counts from the first arrivals,
+        `came_s` or the trace's, because the others started again elsewhere.
         """
         n = len(trace)
+        begun = trace.arrival_s if came_s is None else came_s
         arrival, first, finish, hit = (np.full(n, np.nan) for _ in range(4))
         for j, (instance, part) in enumerate(zip(instances, parts)):
             rows = np.nonzero(kept[j])[0] if kept else np.arange(len(part))
             part = part[rows]
-            arrival[part] = trace.arrival_s[part] if kept else instance.requests.arrival[rows]
+            arrival[part] = begun[part] if kept else instance.requests.arrival[rows]
             first[part] = instance.requests.first[rows]
             finish[part] = instance.requests.finish[rows]
             hit[part] = instance.requests.hit[rows]
