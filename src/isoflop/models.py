@@ -8,13 +8,16 @@ cost engine multiplies.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from . import catalog, parameters
-from .errors import InvalidInput
+from .errors import InvalidInput, UnknownName
 from .provenance import Source
 
 KIND = "models"
@@ -313,7 +316,9 @@ def load_model(name: str) -> ModelSpec:
     """A model by catalog id or alias, or a Hugging Face `config.json` by path.
 
     A name that is an existing file or folder, or that ends in `.json`, is read as a
-    configuration; every other one is looked up in the catalog.
+    configuration; every other one is looked up in the catalog, at last without the words that a
+    published checkpoint adds to its architecture: publisher, training stage, date, quantisation.
+    A quantisation in the name becomes the format its weights are stored in.
 
     Raises
     ------
@@ -326,7 +331,48 @@ def load_model(name: str) -> ModelSpec:
         from .hf_config import from_config
 
         return from_config(name)
-    return catalog.load(KIND, name, ModelSpec, "model")
+    try:
+        return catalog.load(KIND, name, ModelSpec, "model")
+    except UnknownName:
+        for own, stored in _architectures(name):
+            with suppress(UnknownName):
+                found = catalog.load(KIND, own, ModelSpec, "model")
+                return _stored_as(found, stored) if stored else found
+        raise
+
+
+ADDED = re.compile(
+    r"-(it|instruct|chat|base|hf|fp8|fp4|nvfp4|mxfp4|bf16|fp16|int4|int8|awq|gptq|quantized|dynamic|"
+    r"block|w\d+a\d+|v\d+(\.\d+)?|\d{4}|turbo)$"
+)
+"""A word at the end of a checkpoint's name that does not change its architecture."""
+INT4 = "int4-g128"
+STORED = {"fp8": "fp8", "fp4": "nvfp4", "nvfp4": "nvfp4", "mxfp4": "mxfp4", "int8": "int8",
+          "int4": INT4, "w4a16": INT4, "awq": INT4, "gptq": INT4}  # fmt: skip
+"""What such a word says of the weights."""
+
+
+def _stored_as(model: ModelSpec, stored: str) -> ModelSpec:
+    """The model in a checkpoint of another format; four bits of a mixture's are its experts'."""
+    four_bits = stored in ("nvfp4", "mxfp4", INT4)
+    if four_bits and any(g.ffn.kind == "moe" for g in model.layers):
+        return evolve(model, weight_format=stored, dense_format="bf16")
+    wide = model.weight_format in ("bf16", "fp16", "fp32")
+    return evolve(model, weight_format=stored) if wide or four_bits else model
+
+
+def _architectures(name: str) -> Iterator[tuple[str, str]]:
+    """Shorter and shorter names of a checkpoint, each with the weights' format cut so far."""
+    own, stored = name.strip().lower().rpartition("/")[2].replace(" ", "-"), ""
+    while True:
+        yield own, stored
+        if own.startswith("meta-"):
+            yield own.removeprefix("meta-"), stored
+        found = ADDED.search(own)
+        if not found:
+            return
+        stored = STORED.get(found.group(1), stored)
+        own = own[: found.start()]
 
 
 def _is_config(name: str) -> bool:
