@@ -6,12 +6,15 @@ import math
 from typing import Any
 
 import numpy as np
-from attrs import asdict, field, frozen
+from attrs import asdict, evolve, field, frozen
 
 OUTLIER_SIGMAS = 6.0
 """A weight beyond so many root mean squares counts as an outlier."""
 
 TOP_CHANNELS = 5
+
+CHUNK = 1 << 21
+"""Weights compared at a time in float64."""
 
 
 @frozen(kw_only=True)
@@ -149,29 +152,35 @@ class QuantizationReport:
 
 def compare(weight: np.ndarray, result: Any, calibration: Any, original_bytes: int) -> Sums:
     """The sums of one quantized weight; `weight` float32, `result` a Quantized."""
-    w = weight.astype(np.float64)
-    v = result.values.astype(np.float64)
+    total = Sums(storage_bytes=result.storage_bytes, original_bytes=original_bytes)
+    rows = max(1, CHUNK // weight.shape[1])
+    for first in range(0, len(weight), rows):
+        part = slice(first, first + rows)
+        total += _compared(weight[part], result.values[part], calibration)
+    rms = math.sqrt(total.weight2 / weight.size)
+    outliers = int((np.abs(weight) > OUTLIER_SIGMAS * rms).sum()) if rms else 0
+    return evolve(total, outliers=outliers)
+
+
+def _compared(weight: np.ndarray, values: np.ndarray, calibration: Any) -> Sums:
+    w, v = weight.astype(np.float64), values.astype(np.float64)
     error = v - w
-    error2 = float(np.vdot(error, error))
-    weight2 = float(np.vdot(w, w))
+    error2, weight2 = float(np.vdot(error, error)), float(np.vdot(w, w))
     output_error2, output2 = error2, weight2
     if calibration.rows:
         h = calibration.hessian
         output_error2 = float(np.einsum("ij,ij->", error @ h, error))
         output2 = float(np.einsum("ij,ij->", w @ h, w))
-    rms = math.sqrt(weight2 / w.size)
     return Sums(
         count=w.size, weight2=weight2, error2=error2, dot=float(np.vdot(w, v)),
         value2=float(np.vdot(v, v)), output2=output2, output_error2=output_error2,
-        max_error=float(np.abs(error).max()), storage_bytes=result.storage_bytes,
-        original_bytes=original_bytes,
-        outliers=int((np.abs(weight) > OUTLIER_SIGMAS * rms).sum()) if rms else 0,
+        max_error=float(np.abs(error).max()),
     )  # fmt: skip
 
 
 def outlier_map(weight: np.ndarray) -> tuple[float, tuple[int, ...]]:
     """Peak over root mean square, and the input channels with the most outliers."""
-    rms = float(np.sqrt(np.mean(weight.astype(np.float64) ** 2)))
+    rms = math.sqrt(float(np.mean(np.square(weight), dtype=np.float64)))
     if rms == 0:
         return 0.0, ()
     counts = (np.abs(weight) > OUTLIER_SIGMAS * rms).sum(0)
