@@ -11,7 +11,7 @@ from attrs import evolve
 from isoflop.cost.engines import engine_text, load_engine, named_engine
 from isoflop.cost.features import Batch
 from isoflop.cost.step import StepModel
-from isoflop.errors import IsoflopError
+from isoflop.errors import InvalidInput, IsoflopError
 from isoflop.hardware import load_accelerator
 from isoflop.models import load_model
 from isoflop.plans import Formats, Plan
@@ -115,3 +115,19 @@ def test_a_measured_engine_is_written_and_read_back(tmp_path):
 def test_an_engine_nobody_measured_is_refused(name):
     with pytest.raises(IsoflopError):
         named_engine(name)
+
+
+@pytest.mark.parametrize(
+    ("end", "says"), [(5.0, "Request 2"), ("soon", "Request 2"), (float("nan"), "Request 2"),
+                      (None, "Request 2")],
+)  # fmt: skip
+def test_a_log_without_latencies_is_refused(tmp_path, end, says):
+    rows = [{"arrival_time": t, "queued_ts": t, "last_token_ts": t + 1} for t in (4.0, 5.0)]
+    rows[1]["last_token_ts"] = end
+    path = tmp_path / "run.jsonl"
+    path.write_text("\n".join(json.dumps(r) for r in rows))
+    with pytest.raises(InvalidInput, match=says):
+        read_latencies(path)
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n0,1,1\n")
+    with pytest.raises(InvalidInput, match="not JSON"):
+        read_latencies(path)

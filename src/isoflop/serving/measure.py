@@ -8,7 +8,6 @@ run; the remaining requests check them.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ from attrs import evolve, frozen
 from ..cost.engines import Engine
 from ..cost.features import Array
 from ..cost.step import StepModel
-from ..errors import FitError, InvalidInput, MissingExtra
+from ..errors import FitError, MissingExtra
 from ..provenance import Source
 from .server import Server
 from .simulate import simulate
 from .steptimes import StepTimes
 from .traffic import Trace
+from .traffic.readers.log import Log
 
 FEWEST = 20
 """Requests below which half of them determine nothing."""
@@ -78,21 +78,9 @@ def read_latencies(path: str | Path) -> Array:
     Raises
     ------
     InvalidInput
-        If the log lacks `last_token_ts` with `queued_ts` or `arrival_time`.
+        If it is no such log, a request lacks a time, or does not end after it was queued.
     """
-    rows = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        row = json.loads(line)
-        if "last_token_ts" not in row or "queued_ts" not in row:
-            raise InvalidInput(
-                f"Line {number} of '{path}' has no last_token_ts and queued_ts: a measured run "
-                "needs both for every request."
-            )
-        rows.append((float(row["arrival_time"]), float(row["last_token_ts"] - row["queued_ts"])))
-    rows.sort()
-    return np.array([r[1] for r in rows])
+    return Log.latencies(Path(path).read_text().splitlines(), str(path))
 
 
 def engine_with(step: StepModel, decode: float, prompt: float, each_step: float,

@@ -6,6 +6,7 @@ from typing import final
 
 import numpy as np
 
+from ....errors import InvalidInput
 from ..trace import Trace
 from ._jsonl import lengths, records
 
@@ -30,6 +31,32 @@ class Log:
             prompt_tokens=prompt[order].astype(np.int64),
             output_tokens=output[order].astype(np.int64),
         )  # fmt: skip
+
+    @staticmethod
+    def latencies(lines: list[str], name: str) -> np.ndarray:
+        """End-to-end seconds per request, in the order of `read`.
+
+        Raises
+        ------
+        InvalidInput
+            If a request lacks `last_token_ts` or `queued_ts`, or does not end after it was queued.
+        """
+        found = records(lines, ["arrival_time", "queued_ts", "last_token_ts"], name)
+        spent = []
+        for number, r in enumerate(found, start=1):
+            try:
+                seconds = float(r["last_token_ts"]) - float(r["queued_ts"])
+            except (TypeError, ValueError):
+                seconds = np.nan
+            if not 0.0 < seconds < np.inf:
+                raise InvalidInput(
+                    f"Request {number} of '{name}' is queued at {r['queued_ts']} and ends at "
+                    f"{r['last_token_ts']}: both are seconds, the end later. Leave such requests "
+                    "out."
+                )
+            spent.append(seconds)
+        arrival = np.array([float(r["arrival_time"]) for r in found])
+        return np.array(spent)[np.argsort(arrival, kind="stable")]
 
 
 READER = Log()
