@@ -114,11 +114,22 @@ def engine_of(name: str, version: str) -> str:
     return "vllm-v0" if release < 8 else "vllm-padded" if 11 <= release <= 15 else "vllm"
 
 
+def _measured() -> list[str]:
+    """Names of the engines that were measured."""
+    return [i.removeprefix("engine-") for i in catalog.paths("calibrations")
+            if i.startswith("engine-")]  # fmt: skip
+
+
+def _one_name(name: str) -> str:
+    low = name.strip().lower()
+    return SAME.get(low, low)
+
+
 def load_engine(name: str) -> Engine:
     """The engine called `name`, or the pooled default for one without measurements."""
-    wanted = SAME.get(name.strip().lower(), name.strip().lower())
-    known = [i for i in catalog.paths("calibrations") if i == f"engine-{wanted}"]
-    return catalog.load("calibrations", known[0] if known else "engine-default", Engine, "engine")
+    wanted = _one_name(name)
+    known = wanted if wanted in _measured() else "default"
+    return catalog.load("calibrations", f"engine-{known}", Engine, "engine")
 
 
 def named_engine(name: str) -> Engine:
@@ -133,15 +144,12 @@ def named_engine(name: str) -> Engine:
     """
     if name.endswith(".toml"):
         return catalog.load_file(Path(name), Engine, id=Path(name).stem)
-    wanted = SAME.get(name.strip().lower(), name.strip().lower())
-    measured = [i.removeprefix("engine-") for i in catalog.paths("calibrations")
-                if i.startswith("engine-")]  # fmt: skip
-    if wanted not in measured:
+    if _one_name(name) not in _measured():
         raise UnknownName(
-            "engine", name, measured,
+            "engine", name, _measured(),
             "Take the nearest, or default; a file of `isoflop measure --out` works too.",
         )  # fmt: skip
-    return load_engine(wanted)
+    return load_engine(name)
 
 
 def engine_text(engine: Engine) -> str:

@@ -176,7 +176,13 @@ def _masked(seconds: Array, keep: Array) -> Array:
     return np.where(keep, seconds, np.nan)
 
 
-_BITS = "8-bit attention was not measured"
+def _attention(at: Setting, rows: Rows, what: str, seconds: Array, model: str, kind: str) -> Part:
+    """Attention rows in microseconds, of which those at 16 bits are priced."""
+    return Part(
+        what=what, predicted=_masked(seconds, _sixteen(rows)),
+        measured=_floats(rows, "latency_us") * 1e-6, sigma=at.sigma(model, kind),
+        reason="8-bit attention was not measured",
+    )  # fmt: skip
 
 
 def _prompts(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterator[Part]:
@@ -185,9 +191,7 @@ def _prompts(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterator[Part]:
     seconds = prefill_time_s(at.kernels.prefill, at.shape, batch=1.0,
                              queries=_floats(rows, "seq_len"), prior=0.0, heads=heads,
                              kv_heads=kv, head_dim=dim)  # fmt: skip
-    yield Part(what="prefill attention", predicted=_masked(seconds, _sixteen(rows)),
-               measured=_floats(rows, "latency_us") * 1e-6,
-               sigma=at.sigma("prefill", "prefill"), reason=_BITS)  # fmt: skip
+    yield _attention(at, rows, "prefill attention", seconds, "prefill", "prefill")
 
 
 def _latent_prompts(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterator[Part]:
@@ -197,9 +201,7 @@ def _latent_prompts(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterator[
                              queries=_floats(rows, "seq_len"), prior=0.0, heads=heads,
                              kv_heads=heads, head_dim=value + rotary,
                              v_head_dim=value)  # fmt: skip
-    yield Part(what="latent prefill attention", predicted=_masked(seconds, _sixteen(rows)),
-               measured=_floats(rows, "latency_us") * 1e-6,
-               sigma=at.sigma("prefill", "mla_prefill"), reason=_BITS)  # fmt: skip
+    yield _attention(at, rows, "latent prefill attention", seconds, "prefill", "mla_prefill")
 
 
 def _decoding(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterator[Part]:
@@ -207,9 +209,7 @@ def _decoding(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterator[Part]:
     seconds = decode_time_s(at.kernels.decode, at.shape, batch=_floats(rows, "batch_size"),
                             context=_floats(rows, "kv_len"), heads=heads, kv_heads=kv,
                             head_dim=dim, streamed=False)  # fmt: skip
-    yield Part(what="decode attention", predicted=_masked(seconds, _sixteen(rows)),
-               measured=_floats(rows, "latency_us") * 1e-6,
-               sigma=at.sigma("decode", "decode"), reason=_BITS)  # fmt: skip
+    yield _attention(at, rows, "decode attention", seconds, "decode", "decode")
 
 
 def _latent_decoding(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterator[Part]:
@@ -218,9 +218,7 @@ def _latent_decoding(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterator
                             context=_floats(rows, "kv_len"), heads=heads, kv_heads=1.0,
                             head_dim=latent + rotary, v_head_dim=1e-9,
                             product_width=latent, streamed=False)  # fmt: skip
-    yield Part(what="latent decode attention", predicted=_masked(seconds, _sixteen(rows)),
-               measured=_floats(rows, "latency_us") * 1e-6,
-               sigma=at.sigma("mla_decode", "mla_decode"), reason=_BITS)  # fmt: skip
+    yield _attention(at, rows, "latent decode attention", seconds, "mla_decode", "mla_decode")
 
 
 def _paged_attention(at: Setting, rows: Rows, _: Sequence[str]) -> Iterator[Part]:
