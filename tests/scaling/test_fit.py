@@ -269,7 +269,10 @@ def test_published_fits_are_reproduced():
     assert not absent
     papers = {r.fit for r in found if not r.refit}
     assert sum(all(r.strict for r in found if r.fit == f) for f in papers) >= 20
-    assert "porian-2024 rw tuned short const" in papers
+    assert {"porian-2024 rw tuned short const", "steplaw-2025-lr", "steplaw-2025-batch",
+            "clark-2022-hash", "cerebras-2023", "ho-2024"} <= papers  # fmt: skip
+    for fit in ("steplaw-2025-lr", "steplaw-2025-batch", "cerebras-2023"):
+        assert all(r.strict for r in found if r.fit == fit and "its" not in r.quantity)
     assert seconds < 60
 
 

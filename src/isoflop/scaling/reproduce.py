@@ -22,8 +22,9 @@ from .law import find_law
 from .published import load_published
 from .reproduce_forms import benchmark, mixing, parallel
 from .reproduce_recipes import gadre, quartet, vocabulary
+from .reproduce_routed import clark
 from .reproduce_sweeps import porian, step_law
-from .reproduced import Reproduced, column, read_table
+from .reproduced import Reproduced, column, read_table, standard_errors
 from .solve import generic
 
 Array = NDArray[Any]
@@ -91,58 +92,25 @@ def epoch_resamples(runs: int) -> Array:
     return np.stack([np.bincount(d, minlength=runs) for d in drawn]).astype(float)
 
 
-def clark(folder: Path) -> list[Reproduced]:
-    """Clark et al. 2022: the three routed laws on the last checkpoints of the public curves."""
-    rows = read_table(folder / "deepmind_routing_curves.csv.gz")
-    last: dict[str, dict[str, str]] = {}
-    for r in rows:
-        held = last.get(r["hyper_id"])
-        if held is None or float(r["step"]) > float(held["step"]):
-            last[r["hyper_id"]] = r
-    out = []
-    for kind, tag, published in (("S-BASE", "sbase", 0.72), ("RL-R", "rlr", 1.60),
-                                 ("Hash", "hash", 0.98)):  # fmt: skip
-        chosen = [r for r in last.values() if normal_router(r["router_type"]) == kind
-                  and float(r["step"]) >= 249_000 and float(r["k"]) == 1
-                  and abs(float(r["routing_frequency"]) - 0.5) < 1e-6]  # fmt: skip
-        if len(chosen) < 8:
-            continue
-        x = {"params": column(chosen, "dense_parameter_count"),
-             "experts": column(chosen, "num_experts")}  # fmt: skip
-        y = column(chosen, "loss_validation")
-        entry = load_published(f"clark-2022-{tag}")
-        law = entry.form()
-        error = float(np.mean(np.abs(law.predict(entry.theta(), x) / y - 1.0)) * 100)
-        out.append(Reproduced(fit=f"clark-2022-{tag}", quantity="mean error, %",
-                              published=published, ours=error, tolerance=0.02))  # fmt: skip
-    return out
-
-
-def normal_router(name: str) -> str:
-    """The table's spelling of a router."""
-    upper = name.upper().replace("_", "-")
-    if "BASE" in upper or "SINKHORN" in upper:
-        return "S-BASE"
-    return "RL-R" if upper.startswith("RL") else "Hash" if "HASH" in upper else name
-
-
 def cerebras(folder: Path) -> list[Reproduced]:
-    """Dey et al. 2023: the law on the seven published losses."""
+    """Dey et al. 2023: the law through the seven published losses, by least squares in nats."""
     rows = read_table(folder / "cerebras_gpt_table.csv")
     flop, y = column(rows, "flops_reported"), column(rows, "pile_test_xent_paper")
     entry = load_published("cerebras-2023")
     law = entry.form()
     x = {"compute_flop": flop}
     found = law.predict(entry.theta(), x)
-    theta, _, _ = generic(law, x, y, entry.theta()[None, :], delta=1e3, log_residual=True)
-    refit = float(np.mean(np.abs(law.predict(theta[0], x) / y - 1.0)) * 100)
+    theta, _, _ = generic(law, x, y, entry.theta()[None, :], delta=1e3, log_residual=False)
+    error = standard_errors(law.gradient(theta[0], x), law.predict(theta[0], x) - y)
     ours = float(np.mean(np.abs(found / y - 1.0)) * 100)
+    names = [p.name for p in law.parameters]
     return [
         Reproduced(fit="cerebras-2023", quantity="mean error, %", published=0.60, ours=ours,
-                   tolerance=0.02, note=f"{refit:.2f}% when refitted"),
-        Reproduced(fit="cerebras-2023", quantity="exponent", published=0.0737,
-                   ours=float(theta[0][1]), tolerance=0.05,
-                   note="seven points, three constants"),
+                   tolerance=0.02),
+        *(Reproduced(fit="cerebras-2023", quantity=name, published=entry.constants[name],
+                     ours=float(theta[0][k]), error=float(error[k]),
+                     note="seven points, three constants; standard errors are of our fit")
+          for k, name in enumerate(names)),
         _mup(rows, entry.theta()),
     ]  # fmt: skip
 

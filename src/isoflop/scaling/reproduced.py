@@ -22,7 +22,9 @@ class Reproduced:
     ----------
     published, ours : float
     error : float or None
-        Published standard error, where there is one.
+        Published standard error, or that of our own fit where none is published.
+    digit : float
+        Half a unit of the last digit that is printed: a gap counts from there.
     ok : bool
         Within 1%, 0.2 standard errors, or the stated tolerance.
     """
@@ -33,21 +35,23 @@ class Reproduced:
     ours: float
     error: float | None = None
     tolerance: float = 0.01
+    digit: float = 0.0
     note: str = ""
 
     @property
     def ok(self) -> bool:
         """Whether ours agrees."""
-        gap = abs(self.ours - self.published)
-        near = gap <= self.tolerance * abs(self.published)
-        return bool(near or (self.error is not None and gap <= 0.2 * self.error))
+        return self._gap <= self.tolerance * abs(self.published) or self.strict
 
     @property
     def strict(self) -> bool:
         """Whether it agrees within 1% or 0.2 standard errors."""
-        gap = abs(self.ours - self.published)
-        near = gap <= 0.01 * abs(self.published)
-        return bool(near or (self.error is not None and gap <= 0.2 * self.error))
+        near = self._gap <= 0.01 * abs(self.published)
+        return bool(near or (self.error is not None and self._gap <= 0.2 * self.error))
+
+    @property
+    def _gap(self) -> float:
+        return max(abs(self.ours - self.published) - self.digit, 0.0)
 
     @property
     def refit(self) -> bool:
@@ -70,3 +74,15 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 def column(rows: list[dict[str, str]], name: str) -> Array:
     return np.array([float(r[name]) for r in rows])
+
+
+def standard_errors(jacobian: Array, residual: Array) -> Array:
+    """Standard errors of a least-squares fit, s sqrt(diag (J'J)^-1).
+
+    Parameters
+    ----------
+    jacobian : array (points, parameters)
+    residual : array (points,)
+    """
+    variance = float(residual @ residual) / (len(residual) - jacobian.shape[1])
+    return np.sqrt(variance * np.diag(np.linalg.inv(jacobian.T @ jacobian)))
