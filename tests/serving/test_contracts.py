@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from isoflop.serving.disaggregated import simulate_split
 from isoflop.serving.loop.records import FED, ITERATIONS, STEPS, USED
 from isoflop.serving.policy import policy_names
-from isoflop.serving.reference import run_replicas
+from isoflop.serving.reference import run_replicas, run_split
 from isoflop.serving.router import find_router, router_names
 from isoflop.serving.running import Running
 from isoflop.serving.simulate import simulate
@@ -110,3 +113,48 @@ def test_closed_loop_over_unequal_replicas():
     np.testing.assert_allclose(same.collected.finish_s, plain.collected.finish_s, rtol=1e-12)
     unequal = simulate_fleet([server(), server(max_sequences=1)], demand, router="least-loaded")
     assert np.all(np.isfinite(unequal.collected.finish_s))
+
+
+@pytest.mark.parametrize("policy", policy_names())
+@settings(max_examples=8, deadline=None)
+@given(
+    seed=st.integers(0, 10_000), prefills=st.integers(1, 3), decodes=st.integers(1, 3),
+    blocks=st.sampled_from([150, 400, 20_000]), think=st.booleans(), timed=st.booleans(),
+    preemption=st.sampled_from(["recompute", "swap"]),
+)  # fmt: skip
+def test_split_pools_agree_with_the_plain_loop(
+    policy, seed, prefills, decodes, blocks, think, timed, preemption
+):
+    demand = trace(seed) if timed else following(seed, think)
+    one = server(policy=policy, cache_blocks=blocks, preemption=preemption)
+    report = simulate_split(one, demand, prefills=prefills, decodes=decodes)
+    prompting = report.instances[0].server  # at the clock that its load allows
+    first, finish = run_split(prompting, one, demand, prefills, decodes)
+    c, extra = report.collected, one.step.engine.arrival_s
+    np.testing.assert_allclose(c.finish_s, finish, rtol=1e-9)
+    np.testing.assert_allclose(c.ttft_s - extra + c.arrival_s, first, rtol=1e-9)
+    assert sum(i.finished for i in report.instances) == 60 + int((demand.output_tokens > 1).sum())
+    assert all(i.whole(USED) == 0 for i in report.instances), "pages not returned"
+    late = np.nonzero(demand.follows >= 0)[0] if demand.follows is not None else []
+    if len(late):
+        paused = 0.0 if demand.think_s is None else demand.think_s[late]
+        ended = c.finish_s[demand.follows[late]]
+        np.testing.assert_allclose(c.arrival_s[late], ended + paused, rtol=1e-12)
+
+
+def test_split_pools_one_after_the_other_are_those_together():
+    demand = trace(5)
+    alone = evolve(demand, follows=np.full(len(demand), -1))  # nobody follows anybody
+    for pools in ((1, 1), (2, 1), (1, 3)):
+        apart, together = (simulate_split(server(), t, prefills=pools[0], decodes=pools[1])
+                           for t in (demand, alone))  # fmt: skip
+        assert apart.summary["held_clock"] == together.summary["held_clock"] == 1.0
+        for name in ("finish_s", "ttft_s", "tpot_s", "e2e_s"):
+            np.testing.assert_allclose(
+                getattr(apart.collected, name), getattr(together.collected, name), rtol=1e-9
+            )
+        # Runs of steps enter with their mean step, and are cut at other places.
+        assert together.summary["itl_s"] == pytest.approx(apart.summary["itl_s"], rel=0.007)
+        # The cache of every request is waited for once, on the way between the pools.
+        gaps = sum(i.state.histogram.sum() for i in apart.instances)
+        assert gaps == demand.output_tokens.sum() - (demand.output_tokens == 1).sum()

@@ -157,6 +157,14 @@ def test_timeline_is_a_chrome_trace(base):
     )
 
 
+def test_timeline_has_every_instance_of_two_pools(base):
+    report = simulate_split(base, poisson(requests=20), prefills=1, decodes=2, events=1000)
+    slices = [e for e in json.loads(chrome_trace(report))["traceEvents"] if e["ph"] == "X"]
+    assert {e["pid"] for e in slices} == {0, 1, 2}
+    assert all("prompt tokens" in e["name"] for e in slices if e["pid"] == 0)
+    assert all("decoding steps" in e["name"] for e in slices if e["pid"] > 0)
+
+
 def test_a_request_longer_than_the_cache_is_a_sentence():
     small = Server(step=step(), cache_blocks=10)
     with pytest.raises(InvalidInput, match="this configuration holds 160"):

@@ -146,19 +146,21 @@ def simulate(
     outages = [*_outages(fail, "fail"), *_outages(drain, "drain")]
     trace = traffic.trace()
     events = 200_000 if timeline is not None or plot is not None else 0
+    if disaggregate:
+        _require_one_kind(len(servers), len(outages), replicas, share)
     if len(servers) > 1 or outages:
         from ..serving.fleet import simulate_fleet
 
         report = simulate_fleet(
             servers if len(servers) > 1 else servers * replicas, trace, router=router,
-            outages=outages, drop_long=traffic.drop_long,
+            outages=outages, drop_long=traffic.drop_long, events=events,
         )  # fmt: skip
     elif disaggregate:
         from ..serving.disaggregated import simulate_split
 
         prefills, decodes = _split(disaggregate)
         report = simulate_split(server, trace, prefills=prefills, decodes=decodes,
-                                drop_long=traffic.drop_long)  # fmt: skip
+                                drop_long=traffic.drop_long, events=events)  # fmt: skip
     else:
         with progress_bar("requests", len(trace) >= 5000) as progress:
             report = run(
@@ -221,6 +223,19 @@ def _speculation(
 
     small = build_step(draft, on, "", weights, "", kv, engine) if draft else None
     return Speculation(draft=tokens or 4, acceptance=acceptance, model=small)
+
+
+def _require_one_kind(kinds: int, outages: int, replicas: int, share: int) -> None:
+    """Two pools take what they are from the one server that was given, and how many from P:D."""
+    from ..errors import InvalidInput
+
+    for given, what in (
+        (kinds > 1, "replicas that differ"), (outages > 0, "failures and drains"),
+        (replicas > 1, "--replicas, as P:D says how many there are"),
+        (share > 1, "several instances on a device"),
+    ):  # fmt: skip
+        if given:
+            raise InvalidInput(f"--disaggregate does not go together with {what}.")
 
 
 def _split(text: str) -> tuple[int, int]:

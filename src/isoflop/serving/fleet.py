@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 
 from ..cost.features import Array
 from ..errors import InvalidInput
-from .following import Member, followers, run_following
+from .following import Member, followers, furthest_behind, run_following
 from .loop.records import DONE, REFUSED
 from .report import Collected, ServingReport, make_report
 from .router import Router, find_router
@@ -75,7 +75,7 @@ class _Life(Member):
 
 def simulate_fleet(
     servers: Sequence[Server], trace: Trace, *, router: str = "least-loaded",
-    outages: Sequence[Outage] = (), drop_long: bool = False,
+    outages: Sequence[Outage] = (), drop_long: bool = False, events: int = 0,
 ) -> ServingReport:  # fmt: skip
     """Simulate replicas that need not be equal, nor up all the time.
 
@@ -86,6 +86,8 @@ def simulate_fleet(
     outages : sequence of Outage
         Of one replica they must not overlap. Requests that find every replica out wait for the
         first to return; latency counts from their arrival.
+    events : int
+        Records of the event log to keep, per replica.
 
     Returns
     -------
@@ -112,7 +114,8 @@ def simulate_fleet(
     for server in {id(s): s for s in servers}.values():
         trace, more = admissible(server, trace, drop_long)
         dropped += more
-    run = _Fleet(servers=servers, trace=trace, router=find_router(router), outages=outages)
+    run = _Fleet(servers=servers, trace=trace, router=find_router(router), outages=outages,
+                 events=events)  # fmt: skip
     lives = run.run()
     collected = Collected.of(
         [x.running for x in lives], [np.array(x.requests, int) for x in lives], trace,
@@ -143,6 +146,7 @@ class _Fleet:
     trace: Trace
     router: Router
     outages: Sequence[Outage]
+    events: int = 0
     rerouted: int = 0
     lost_tokens: float = 0.0
     alive: list[_Life] = field(factory=list)
@@ -187,22 +191,17 @@ class _Fleet:
         waits for that.
         """
         after = followers(self.trace)
-        think = self.trace.think_s if self.trace.think_s is not None else np.zeros(len(self.trace))
         # (time, order, request, outage): failures before arrivals at one instant.
         events = [(float(t), 1, i, -1) for i, t in enumerate(self.trace.arrival_s)
                   if np.isfinite(t)]  # fmt: skip
         events += [(o.start_s, 0, -1, k) for k, o in enumerate(self.outages) if o.kind == "fail"]
         heapify(events)
         while True:
-            at = events[0][0] if events else np.inf
-            busy = [x for x in self.alive if x.open_rows]
-            last = min(busy, key=lambda x: x.now_s, default=None)
-            if last is not None and last.now_s < at:
-                bound = min(x.running.earliest_end_s() for x in busy)
-                last.running.advance(max(min(at, bound), float(np.nextafter(last.now_s, np.inf))))
+            last = furthest_behind(self.alive, events[0][0] if events else np.inf)
+            if last is not None:
                 for request, end_s in last.newly_ended():
-                    for j in after.get(request, ()) if np.isfinite(end_s) else ():
-                        heappush(events, (end_s + float(think[j]), 1, j, -1))
+                    for j, think_s in after.get(request, ()):
+                        heappush(events, (end_s + think_s, 1, j, -1))
                 continue
             if not events:
                 return [*self.alive, *self.ended]
@@ -216,7 +215,7 @@ class _Fleet:
                 continue
             lost = self._fail(self.outages[outage])
             # A step under way at the failure may have ended requests whose followers are due.
-            early = {j for i in lost for j in after.get(i, ())}
+            early = {j for i in lost for j, _ in after.get(i, ())}
             events = [e for e in events if e[2] not in early]
             events += [(at, 1, i, -1) for i in lost]
             heapify(events)
@@ -233,7 +232,8 @@ class _Fleet:
         return _Life(
             running=Running(
                 server, capacity=2 * len(trace) + 1, unit_tokens=trace.unit_tokens, units=units,
-                users=int(trace.user.max()) + 1, unit_capacity=len(trace.units),
+                users=int(trace.user.max()) + 1, events=self.events,
+                unit_capacity=len(trace.units),
             )
         )  # fmt: skip
 

@@ -34,22 +34,23 @@ class Member:
         """How far this replica has got."""
         return max(self.running.clock_s, self.since_s)
 
-    def take(self, trace: Trace, request: int, at: float) -> None:
-        """Feed a request that arrives at a time."""
-        self.running.feed_one(trace, request, at)
+    def take(self, trace: Trace, request: int, at: float, computed: int = 0) -> None:
+        """Feed a request that arrives at a time, the cache of `computed` prompt tokens with it."""
+        self.running.feed_one(trace, request, at, computed)
         self.open_rows.append(len(self.requests))
         self.requests.append(request)
         self.since_s = at
 
     def newly_ended(self) -> list[tuple[int, float]]:
-        """Requests that ended since the last look, with the time."""
+        """Requests that ended since the last look, with the time; refused ones never end."""
         if self.running.finished == self.ended:
             return []
         self.ended = self.running.finished
         r = self.running.requests
         gone = [row for row in self.open_rows if r.state[row] >= DONE]
         self.open_rows = [row for row in self.open_rows if r.state[row] < DONE]
-        return [(self.requests[row], float(r.finish[row])) for row in gone]
+        return [(self.requests[row], float(r.finish[row])) for row in gone
+                if np.isfinite(r.finish[row])]  # fmt: skip
 
 
 def run_following(
@@ -68,20 +69,14 @@ def run_following(
     """
     members = [Member(running=r) for r in replicas]
     after = followers(trace)
-    think = np.zeros(len(trace)) if trace.think_s is None else trace.think_s
     arrivals = [(float(t), i) for i, t in enumerate(trace.arrival_s) if np.isfinite(t)]
     heapify(arrivals)
     while True:
-        at = arrivals[0][0] if arrivals else np.inf
-        busy = [m for m in members if m.open_rows]
-        last = min(busy, key=lambda m: m.now_s, default=None)
-        if last is not None and last.now_s < at:
-            bound = min(m.running.earliest_end_s() for m in busy)
-            # At least one step: nothing that is still to come can arrive before its start.
-            last.running.advance(max(min(at, bound), float(np.nextafter(last.now_s, np.inf))))
+        last = furthest_behind(members, arrivals[0][0] if arrivals else np.inf)
+        if last is not None:
             for request, end_s in last.newly_ended():
-                for j in after.get(request, ()) if np.isfinite(end_s) else ():
-                    heappush(arrivals, (end_s + float(think[j]), j))
+                for j, think_s in after.get(request, ()):
+                    heappush(arrivals, (end_s + think_s, j))
         elif arrivals:
             at, request = heappop(arrivals)
             members[choose(replicas, trace, request)].take(trace, request, at)
@@ -89,11 +84,27 @@ def run_following(
             return [np.array(m.requests, int) for m in members]
 
 
-def followers(trace: Trace) -> dict[int, list[int]]:
-    """Requests that each request of the trace lets arrive."""
-    found: dict[int, list[int]] = {}
+def furthest_behind(members: Sequence[Member], at_s: float) -> Member | None:
+    """Let the busy replica whose clock is behind go on; None if all have reached `at_s`.
+
+    It goes no further than `at_s` and the earliest time at which any of them could end a request.
+    """
+    busy = [m for m in members if m.open_rows]
+    last = min(busy, key=lambda m: m.now_s, default=None)
+    if last is None or last.now_s >= at_s:
+        return None
+    bound = min(m.running.earliest_end_s() for m in busy)
+    # At least one step: nothing that is still to come can arrive before its start.
+    last.running.advance(max(min(at_s, bound), float(np.nextafter(last.now_s, np.inf))))
+    return last
+
+
+def followers(trace: Trace) -> dict[int, list[tuple[int, float]]]:
+    """Requests that each request of the trace lets arrive, with the seconds of thinking before."""
+    found: dict[int, list[tuple[int, float]]] = {}
     if trace.follows is not None:
         for j, i in enumerate(trace.follows):
             if i >= 0:
-                found.setdefault(int(i), []).append(j)
+                think = 0.0 if trace.think_s is None else float(trace.think_s[j])
+                found.setdefault(int(i), []).append((j, think))
     return found

@@ -19,6 +19,7 @@ from ..cost.features import Array
 from .loop import times
 from .server import Server
 from .traffic import Trace
+from .transfer import transfer_s
 
 
 @define
@@ -31,6 +32,7 @@ class _Request:
     user: int
     units: list[int]
     row: int  # order of arrival on this replica, which breaks ties
+    computed: int = 0  # prompt tokens whose cache arrives with it
     done: int = 0
     ready: int = 0
     target: int = 0
@@ -133,6 +135,13 @@ class Reference:
         held = next((n for n, u in enumerate(units) if not self.cache.has(u)), len(units))
         return float(held * self.limits.unit_tokens)
 
+    def take(self, i: int, at: float, row: int) -> _Request:
+        """Let request `i` arrive at a time, after `row` others."""
+        r = self.requests[i]
+        r.arrival, r.row = at, row
+        self.future.append(r)
+        return r
+
     def step(self) -> None:
         """One scheduling decision and one step."""
         self.now = self.next_s
@@ -230,6 +239,8 @@ class Reference:
                     loaded += 1
             shared = hits + loaded
             ready = held if r.swapped else shared * limits.unit_tokens
+            if r.done == 0:
+                ready = max(ready, r.computed)
             if not limits.chunked and held - ready > budget and self.prefilling:
                 return
             fresh = sum(1 for u in r.units[:hits] if cache.refs[u] == 0)
@@ -259,11 +270,14 @@ class Reference:
                 r.ready, r.target = ready, held
                 self.prefilling.append(r)
                 budget -= held - ready
-            else:
+                continue
+            if r.swapped:
                 r.swapped = False
                 self.owed += self.server.swap_s_per_block() * private
-                r.context = held
-                self.decoding.append(r)
+            else:  # its first token came along with its cache
+                r.first, r.done = self.now, 1
+            r.context = held
+            self.decoding.append(r)
 
     def _prompts(self) -> None:
         limits, t = self.limits, self.tables
@@ -358,30 +372,79 @@ def run_replicas(
 ) -> tuple[Array, Array]:
     """The plain loop on several replicas, requests that follow others included.
 
-    The step that begins first is always the next; before it, everything that has arrived by then
-    is routed. Times of the first and last token of every request.
+    Times of the first and last token of every request.
     """
-    each = [
-        Reference(server, evolve(trace, arrival_s=np.full(len(trace), np.inf)))
-        for _ in range(replicas)
-    ]
+    each = [Reference(server, _unknown(trace)) for _ in range(replicas)]
+    place: dict[int, _Request] = {}
+
+    def arrive(at: float, i: int) -> None:
+        place[i] = each[choose(each, trace, i)].take(i, at, row=len(place))
+
+    _in_order(each, trace, arrive, lambda *_: None)
+    ends = [place[i] for i in range(len(trace))]
+    return np.array([r.first for r in ends]), np.array([r.finish for r in ends])
+
+
+def run_split(
+    prompting: Server, decoding: Server, trace: Trace, prefills: int, decodes: int
+) -> tuple[Array, Array]:
+    """The plain loop on instances for prompts and instances for the rest, requests in turn.
+
+    Times of the first and last token of every request.
+    """
+    ones = evolve(_unknown(trace), output_tokens=np.ones(len(trace), np.int64))
+    whole = evolve(_unknown(trace), units=np.zeros(0, np.int64), unit_offsets=None, unit_tokens=0)
+    first = [Reference(prompting, ones) for _ in range(prefills)]
+    second = [Reference(decoding, whole) for _ in range(decodes)]
+    sent = transfer_s(decoding.step, trace.prompt_tokens)
+    begun: dict[int, _Request] = {}
+    moved: dict[int, _Request] = {}
+
+    def arrive(at: float, i: int) -> None:
+        if i not in begun:
+            begun[i] = first[len(begun) % prefills].take(i, at, row=len(begun))
+            return
+        moved[i] = second[len(moved) % decodes].take(i, at, row=len(moved))
+        moved[i].computed = moved[i].prompt
+
+    def end(r: _Request) -> float | None:
+        more = r is begun[r.index] and trace.output_tokens[r.index] > 1
+        return r.finish + float(sent[r.index]) if more else None
+
+    _in_order([*first, *second], trace, arrive, end)
+    ends = [moved.get(i, begun[i]) for i in range(len(trace))]
+    return np.array([begun[i].first for i in range(len(trace))]), np.array([r.finish for r in ends])
+
+
+def _unknown(trace: Trace) -> Trace:
+    return evolve(trace, arrival_s=np.full(len(trace), np.inf), follows=None, think_s=None)
+
+
+def _in_order(
+    each: Sequence[Reference], trace: Trace, arrive: Callable[[float, int], None],
+    goes_on: Callable[[_Request], float | None],
+) -> None:  # fmt: skip
+    """The step that begins first is always the next; before it, what has come by then arrives.
+
+    A request that ended here arrives again at `goes_on`'s time; where that is None it has ended
+    for good, and those that follow it arrive.
+    """
     arrivals = sorted((float(t), i) for i, t in enumerate(trace.arrival_s) if math.isfinite(t))
-    place: dict[int, Reference] = {}
     while arrivals or any(x.busy for x in each):
         soonest = min(each, key=lambda x: x.next_s)
         if arrivals and arrivals[0][0] <= soonest.next_s:
-            at, i = arrivals.pop(0)
-            place[i] = each[choose(each, trace, i)]
-            request = place[i].requests[i]
-            request.arrival, request.row = at, len(place)
-            place[i].future.append(request)
+            arrive(*arrivals.pop(0))
             continue
         under_way = [*soonest.future, *soonest.waiting, *soonest.prefilling, *soonest.decoding]
         soonest.step()
         for ended in under_way:
-            for j in range(len(trace)) if math.isfinite(ended.finish) else ():
+            if not math.isfinite(ended.finish):
+                continue
+            again = goes_on(ended)
+            if again is not None:
+                insort(arrivals, (again, ended.index))
+                continue
+            for j in range(len(trace)) if trace.follows is not None else ():
                 if trace.follows is not None and trace.follows[j] == ended.index:
                     think = 0.0 if trace.think_s is None else float(trace.think_s[j])
                     insort(arrivals, (ended.finish + think, j))
-    ends = [place[i].requests[i] for i in range(len(trace))]
-    return np.array([r.first for r in ends]), np.array([r.finish for r in ends])

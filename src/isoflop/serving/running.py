@@ -107,13 +107,19 @@ class Running:
         s.whole[FED] += n
         return rows
 
-    def feed_one(self, trace: Trace, request: int, arrival_s: float | None = None) -> None:
-        """Add one request of a trace, arriving then or at another time: the router's way in."""
+    def feed_one(
+        self, trace: Trace, request: int, arrival_s: float | None = None, computed: int = 0
+    ) -> None:
+        """Add one request of a trace, arriving then or at another time: the router's way in.
+
+        `computed` prompt tokens arrive with their cache.
+        """
         r, s = self.requests, self.state
         i = int(s.whole[FED]) % self.limits.ring
         r.arrival[i] = trace.arrival_s[request] if arrival_s is None else arrival_s
         r.prompt[i] = trace.prompt_tokens[request]
         r.output[i] = trace.output_tokens[request]
+        r.computed[i] = computed
         r.key[i] = self._keys(trace)[request]
         r.user[i] = trace.user[request]
         r.state[i], r.follow[i], r.until[i], r.stamp[i] = FUTURE, -1, -1, -1
