@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -100,18 +98,6 @@ def speed() -> None:
           f"{table.error(step):.2%} from the full model at random batches")  # fmt: skip
 
 
-def command_line() -> None:
-    """Whole-process times of the command line, best of five."""
-    for arguments in (["--help"], ["explain", "llama-3.1-8b", "--on", "h100-sxm"]):
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "isoflop.cli", *arguments],
-                           stdout=subprocess.DEVNULL, check=True)  # fmt: skip
-            times.append(time.perf_counter() - start)
-        print(f"isoflop {' '.join(arguments[:1])}: {min(times):.2f} s (best of 5)")
-
-
 def main() -> None:
     """Run everything."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -121,9 +107,18 @@ def main() -> None:
     kernels()
     end_to_end(data)
     speed()
-    command_line()
-    from benchmarks import device, methods, scaling, serving, training, training_accuracy, unseen
+    from benchmarks import (
+        cold,
+        device,
+        methods,
+        scaling,
+        serving,
+        training,
+        training_accuracy,
+        unseen,
+    )
 
+    cold.main()
     device.main()
     unseen.main(data)
     serving.main()

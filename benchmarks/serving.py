@@ -1,12 +1,10 @@
-"""The serving simulator and the advisor: requests per second, growth, seconds of a search.
+"""The serving simulator: requests per second, and how its time grows.
 
 python -m benchmarks.serving
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -99,28 +97,10 @@ def bounded() -> None:
           f"{grown:,.0f} MiB more memory")  # fmt: skip
 
 
-def search() -> None:
-    """Whole-process seconds of `isoflop advise`, best of three."""
-    for model, fleet, extra in (
-        ("llama-3.1-8b", "8xh100-sxm", ["--rate", "20"]),
-        ("deepseek-v3", "32xh200", ["--rate", "10", "--weights", "fp8"]),
-    ):
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            subprocess.run(
-                [sys.executable, "-m", "isoflop.cli", "advise", model, "--on", fleet, *extra],
-                stdout=subprocess.DEVNULL, check=True,
-            )  # fmt: skip
-            times.append(time.perf_counter() - start)
-        print(f"isoflop advise {model} on {fleet}: {min(times):.2f} s cold, p99 from simulation")
-
-
 def main() -> None:
     """Run everything."""
     bounded()
     throughput()
-    search()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from isoflop.cli import main
+from isoflop import __version__
+from isoflop.cli import COMMANDS, main
 
 
 def fails(capsys, *arguments: str) -> str:
@@ -17,16 +18,51 @@ def fails(capsys, *arguments: str) -> str:
     return err
 
 
-def test_help_imports_nothing_heavy():
+def imported(*arguments: str) -> tuple[str, set[str]]:
+    """What a run of the command line prints, and the top modules that it has imported."""
     code = (
-        "import sys\nfrom isoflop.cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "heavy = {'numpy', 'scipy', 'altair', 'numba', 'pandas', 'torch'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        "import sys\nfrom isoflop.cli import main\nmain(sys.argv[1:])\n"
+        "print('imported', *sorted(sys.modules))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "explain" in done.stdout
+    shown, _, modules = done.stdout.rpartition("imported")
+    return shown, set(modules.split())
+
+
+HEAVY = {"numpy", "scipy", "numba", "altair", "pandas", "torch", "rich.markdown", "asyncio"}
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_help_names_every_command_and_imports_no_parser(arguments):
+    shown, modules = imported(*arguments)
+    assert not modules & (HEAVY | {"cyclopts", "rich", "attrs", "inspect", "isoflop.commands"})
+    for name, (_, summary) in COMMANDS.items():
+        assert f"\n  {name} " in shown
+        assert summary.split()[-1] in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_imports_nothing_heavy(command):
+    shown, modules = imported(command, "--help")
+    assert not modules & HEAVY
+    assert f"isoflop {command}" in shown
+    assert {m for m in modules if m.startswith("isoflop.")} <= {
+        "isoflop.cli", "isoflop.errors", "isoflop.commands", "isoflop.commands._help",
+        "isoflop.commands._traffic", "isoflop.commands.recompute", f"isoflop.commands.{command}",
+    }  # fmt: skip
+
+
+def test_help_wraps_the_paragraphs_of_docstrings(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    main(["explain", "--help"])
+    out = capsys.readouterr().out
+    assert "default: the largest power of two that fits, up to 64." in out
+
+
+def test_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == __version__ + "\n"
 
 
 def test_explain_prints_one_screen_with_regimes_and_findings(capsys):

@@ -1,18 +1,22 @@
 """The command line: arguments in, library call, rendered answer out. No arithmetic here.
 
-Commands live in `isoflop/commands/`, one file each, and are imported only when called, so that
-`isoflop --help` stays fast.
+Commands live in `isoflop/commands/`, one file each, and are imported only when called; the parser
+is imported only when there is a command to parse, so that `isoflop --help` stays fast.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-
-from cyclopts import App, CycloptsError
+from typing import TYPE_CHECKING
 
 from . import __version__
 from .errors import IsoflopError
+
+if TYPE_CHECKING:
+    from cyclopts import App, CycloptsError
+
+SUMMARY = "What bounds a language-model computation, and where the next unit of compute should go."
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "explain": (
@@ -86,29 +90,62 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Command name -> where its function or app lives, and its one-line help."""
 
-app = App(
-    name="isoflop",
-    help="What bounds a language-model computation, and where the next unit of compute should go.",
-    version=__version__,
-)
-for _name, (_target, _help) in COMMANDS.items():
-    app.command(_target, name=_name, help=_help)
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit code 0 on success, 2 on any wrong input, 130 on interrupt."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        if given in ([], ["--help"], ["-h"]):
+            print(_overview())
+        elif given == ["--version"]:
+            print(__version__)
+        else:
+            _run(given)
     except IsoflopError as error:
         _fail(str(error))
-    except CycloptsError as error:
-        _fail(f"{_plain(error)} See `isoflop --help`.")
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(0) from None
     except KeyboardInterrupt:
         print("isoflop: interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _overview() -> str:
+    """The page of `isoflop --help`: every command with its one-line help."""
+    import shutil
+    import textwrap
+
+    width = min(shutil.get_terminal_size().columns, 100)
+    indent = 2 + max(map(len, COMMANDS)) + 2
+    lines = ["Usage: isoflop COMMAND [OPTIONS]", "", *textwrap.wrap(SUMMARY, width), "", "Commands"]
+    for name, (_, summary) in sorted(COMMANDS.items()):
+        first = f"  {name}".ljust(indent)
+        lines += textwrap.wrap(summary, width, initial_indent=first, subsequent_indent=" " * indent)
+    return "\n".join([*lines, "", "`isoflop COMMAND --help` lists a command's options."])
+
+
+def _run(arguments: list[str]) -> None:
+    """Parse the arguments of a command and call it."""
+    from cyclopts import CycloptsError
+
+    try:
+        _app()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        _fail(f"{_plain(error)} See `isoflop --help`.")
+
+
+def _app() -> App:
+    """Every command by name; none is imported before it is called."""
+    from cyclopts import App
+
+    from .commands._help import HelpPages
+
+    app = App(name="isoflop", help=SUMMARY, version=__version__, help_format="plaintext",
+              help_formatter=HelpPages())  # fmt: skip
+    for name, (target, summary) in COMMANDS.items():
+        app.command(target, name=name, help=summary)
+    return app
 
 
 def _plain(error: CycloptsError) -> str:
