@@ -27,6 +27,19 @@ def test_fit_then_spend(capsys, tmp_path):
     assert spent["next_runs"]
 
 
+def test_a_printed_fit_is_a_fit(capsys, tmp_path):
+    """`fit --json > fit.json` serves `spend` as `--out` does, with an interval about as wide."""
+    whole, printed = tmp_path / "whole.json", tmp_path / "printed.json"
+    fit = out_of(capsys, "fit", "demo", "--bootstrap", "1200", "--out", str(whole))
+    assert 0 < len(fit["draws"]) < 1200
+    printed.write_text(json.dumps(fit))
+    ends = []
+    for path in (whole, printed):
+        found = out_of(capsys, "spend", "1e21", "--law", str(path))
+        ends.append(found["interval95"]["params"])
+    assert ends[1] == pytest.approx(ends[0], rel=0.1)
+
+
 def test_fit_prints_choices_and_notes(capsys):
     main(["fit", "demo", "--bootstrap", "100", "--hold-out"])
     out = capsys.readouterr().out

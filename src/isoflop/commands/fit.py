@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from ..scaling.fit import LawFit
 
 
+PRINTED_DRAWS = 400
+"""Resamples in printed JSON: enough for intervals, and a tenth of the text of all."""
+
+
 def fit(
     runs: Path,
     *,
@@ -77,7 +81,7 @@ def fit(
     json
         Print JSON.
     out
-        Save the fit, for `isoflop spend --law FILE`.
+        Save the fit with all its resamples, for `isoflop spend --law FILE`.
     plot
         Write a chart: .svg, .png or .html.
     """
@@ -119,9 +123,7 @@ def fit(
     if json:
         from ._output import print_json
 
-        printed = result.as_dict()
-        printed.pop("draws")
-        print_json({**printed, **extra})
+        print_json({**result.as_dict(at_most=PRINTED_DRAWS), **extra})
     else:
         _print(result, extra)
         if out is not None:

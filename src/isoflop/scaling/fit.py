@@ -112,8 +112,19 @@ class LawFit:
         low, high = np.percentile(spread, [100 * tail, 100 * (1 - tail)], axis=0)
         return low, high
 
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON and for `spend`."""
+    def as_dict(self, at_most: int = 0) -> dict[str, Any]:
+        """Everything, for JSON and for `spend`.
+
+        Parameters
+        ----------
+        at_most : int
+            Resamples to keep, evenly chosen and to eight digits; 0: all as they are.
+        """
+        draws = self.draws.tolist()
+        if 0 < at_most < len(draws):
+            draws = self.draws[np.linspace(0, len(draws) - 1, at_most).astype(int)].tolist()
+        if at_most:
+            draws = [[float(f"{value:.8g}") for value in row] for row in draws]
         return {
             "law": self.law.name, "params": self.params, "se": self.standard_errors,
             "ci95": {k: list(v) for k, v in self.ci95.items()}, "objective": self.objective,
@@ -121,7 +132,7 @@ class LawFit:
             "residual": "log" if self.log_residual else "linear", "noise": self.noise,
             "resamples": len(self.draws), "resampling": self.resampling, "failed": self.failed,
             "valid": {k: list(v) for k, v in self.valid.items()}, "notes": list(self.notes),
-            "flat": list(self.flat), "draws": self.draws.tolist(),
+            "flat": list(self.flat), "draws": draws,
         }  # fmt: skip
 
 
