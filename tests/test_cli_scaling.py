@@ -101,3 +101,25 @@ def test_fit_of_some_lines(capsys, tmp_path):
     assert out_of(capsys, *given)["noise"] > 0.1
     assert "Its values are code, text" in fails(capsys, *given, "--where", "data=speech")
     assert "no column 'set'" in fails(capsys, *given, "--where", "set=text")
+
+
+def test_shapes_of_saved_fits(capsys, tmp_path):
+    lines = ["patch,flop,error"]
+    for patch, a, b, c in ((16, 8e4, 0.32, 0.09), (8, 6e5, 0.36, 0.06)):
+        for flop in np.geomspace(1e16, 2e19, 10):
+            wave = 1 + 0.01 * np.sin(np.log(flop) * 7)
+            lines.append(f"{patch},{flop:.6g},{(a * flop**-b + c) * wave:.6f}")
+    runs = tmp_path / "runs.csv"
+    runs.write_text("\n".join(lines))
+    saved = [tmp_path / f"patch{p}.json" for p in (16, 8)]
+    for path in saved:
+        main(["fit", str(runs), "--law", "vision-shape", "--where", path.stem.replace("h", "h="),
+              "--c", "flop", "--loss", "error", "--bootstrap", "60", "--out", str(path)
+              ])  # fmt: skip
+    capsys.readouterr()
+    found = out_of(capsys, "laws", "shapes", *map(str, saved))
+    assert [s["shape"] for s in found["segments"]] == ["patch16", "patch8"]
+    assert found["error"] <= found["single_error"]
+    main(["laws", "shapes", *map(str, saved), "--budget", "1e18"])
+    assert "keeps its error" in capsys.readouterr().out
+    assert "at least two" in fails(capsys, "laws", "shapes", str(saved[0]))

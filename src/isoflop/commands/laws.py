@@ -317,3 +317,45 @@ def dynamics(
         console().print("Solved at widths from 16 to 181; the exponents hold in the limit.")
     console().print("Source: Bordelon et al. 2024, A Dynamical Model of Neural Scaling Laws, "
                     "arXiv 2402.01092.")  # fmt: skip
+
+
+@app.command
+def shapes(*fits: str, budget: str = "", json: Flag = False) -> None:
+    """When to change a model's shape in training: patch size, width, context length.
+
+    Parameters
+    ----------
+    fits
+        A saved fit for each shape, of its error in compute: `isoflop fit runs.csv --law
+        vision-shape --where patch=16 --out patch16.json`. Files are named after their shapes.
+    budget
+        Training FLOP over all shapes together, such as 1e19; default: the largest run's.
+    json
+        Print JSON.
+    """
+    import attrs
+
+    from ..scaling.decide import load_law, parse_budget
+    from ..scaling.shapes import schedule_shapes
+    from ._output import console, print_json, table
+
+    known = [load_law(f) for f in fits]
+    largest = max((k.valid.get("compute_flop", (0, 0))[1] for k in known), default=0.0)
+    found = schedule_shapes(known, parse_budget(budget).flop if budget else largest)
+    if json:
+        print_json(attrs.asdict(found))
+        return
+    rows = [[s.shape, f"{s.error_from:.4g}", f"{s.error_to:.4g}", f"{s.flop:.3g}",
+             f"{s.flop / found.budget_flop:.0%}"] for s in found.segments]  # fmt: skip
+    out = console()
+    out.print(table(f"Shapes over {found.budget_flop:.3g} FLOP",
+                    ["shape", "error from", "to", "FLOP", "of the budget"], rows))  # fmt: skip
+    ends = found.saving95
+    spread = "" if ends is None else f" (95% interval {ends[0]:.0%} to {ends[1]:.0%})"
+    out.print(
+        f"Error {found.error:.4g} with the budget; {found.single} alone reaches "
+        f"{found.single_error:.4g}, for which the schedule needs {found.matching_flop:.3g} FLOP: "
+        f"{found.saving:.0%} less{spread}. This assumes that a model keeps its error when it is "
+        "reshaped."
+    )
+    out.print("Source: Anagnostidis et al. 2023, Navigating Scaling Laws, arXiv 2311.03233.")

@@ -11,7 +11,7 @@ from ..law import Array, Data, Law, Parameter
 class VisionShape(Law):
     """E = a (C + d)^-b + c per patch size; switch shape where the next one falls faster.
 
-
+    `isoflop laws shapes` finds where from the fits of several shapes.
 
     References
     ----------
