@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -43,13 +45,69 @@ def test_azure_trace():
         ('{"timestamp": 0, "input_length": 4}\n', "Line 1 .* no output_length"),
         ('{"timestamp": 0, "input_length": 0, "output_length": 1}\n', "at least 1"),
         ('{"timestamp": 0, "input_length": 4, "output_length": 1}\n{oops\n', "Line 2 .* not JSON"),
+        # A blank line does not shift the number.
+        ("arrival_s,prompt_tokens,output_tokens\n0,5,5\n\n1,5,x\n", "Line 4 .* not a number"),
+        ("arrival_s,prompt_tokens,output_tokens\nnan,5,5\n", "Line 2 .* no arrival time"),
+        ("arrival_s,prompt_tokens,output_tokens\n1700000000000,5,5\n", "Line 2 .* give seconds"),
+        ("arrival_s,prompt_tokens,output_tokens\n0,1e300,5\n", "Line 2 .* at most 2,147,483,647"),
+        ("arrival_s,prompt_tokens,output_tokens\n0,5,inf\n", "Line 2 .* whole number"),
+        ("arrival_s,prompt_tokens,output_tokens\n0,10.5,5\n", "Line 2 .* whole number"),
+        ("arrival_s,prompt_tokens,output_tokens\n0,5,0\n", "Line 2 .* at least 1"),
+        ("arrival_s,prompt_tokens,output_tokens\n0,1,020,5\n", "Line 2 .* 4 fields, its header 3"),
+        ('arrival_s,prompt_tokens,output_tokens\n0,"1,020",5\n', "Line 2 .* not a number"),
+        ("arrival_s,prompt_tokens,prompt_tokens,output_tokens\n0,1,2,5\n", "more than one column"),
+        ("arrival_s,prompt_tokens,output_tokens,priority\n0,1,2,nan\n", "Line 2 .* priority"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-13-16 18:17:03.1,5,5\n", "Line 2 .* time"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "has no requests"),
+        ('{"timestamp": "a", "input_length": 4, "output_length": 1}\n', "Line 1 .* not a number"),
+        ('{"timestamp": 0, "input_length": null, "output_length": 1}\n', "Line 1 .* not a number"),
+        ('{"timestamp": 0, "input_length": 1' + "0" * 400 + ', "output_length": 1}\n', "at most"),
+        ('\n{"timestamp": 0, "input_length": 4, "output_length": 1, "hash_ids": 7}\n',
+         "Line 2 .* hash_ids"),
+        ('{"arrival_time": null, "input_toks": 4, "output_toks": 1}\n', "Line 1 .* not a number"),
+        ('{"arrival_time": NaN, "input_toks": 4, "output_toks": 1}\n', "Line 1 .* no arrival time"),
     ],
-)
+)  # fmt: skip
 def test_bad_traces_name_the_line(tmp_path, text, says):
     path = tmp_path / "trace"
     path.write_text(text)
     with pytest.raises(InvalidInput, match=says):
         read_trace(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "line_end", "pack"),
+    [
+        ("", "\n", False), ("", "\r\n", False), ("\ufeff", "\r\n", False), ("\n \n", "\n", False),
+        ("", "\n", True),
+    ],
+)  # fmt: skip
+def test_marks_line_ends_blank_lines_and_gzip_change_nothing(tmp_path, before, line_end, pack):
+    rows = ["Output_Tokens, arrival_s ,note,PROMPT_TOKENS", '5,0,"a, b",10', "", "6,1.5,,20.0", " "]
+    raw = (before + line_end.join(rows)).encode()
+    path = tmp_path / "trace"
+    path.write_bytes(gzip.compress(raw) if pack else raw)
+    trace = read_trace(path)
+    assert trace.arrival_s.tolist() == [0.0, 1.5]
+    assert trace.prompt_tokens.tolist() == [10, 20]
+    assert trace.output_tokens.tolist() == [5, 6]
+
+
+def test_what_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "trace"
+    for raw, says in ((b"\xff\xfe\x00", "not text"), (gzip.compress(b"arrival_s")[:-4], "broken gzip"),
+                      (b"\n\n", "empty")):  # fmt: skip
+        path.write_bytes(raw)
+        with pytest.raises(InvalidInput, match=says):
+            read_trace(path)
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        read_trace(tmp_path)
+
+
+def test_users_may_have_names(tmp_path):
+    path = tmp_path / "trace"
+    path.write_text("arrival_s,prompt_tokens,output_tokens,user\n0,1,1,ann\n1,1,1,bob\n2,1,1,ann\n")
+    assert read_trace(path).user.tolist() == [0, 1, 0]
 
 
 def test_gamma_gaps_have_the_asked_variation():

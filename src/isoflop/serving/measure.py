@@ -22,7 +22,7 @@ from ..provenance import Source
 from .server import Server
 from .simulate import simulate
 from .steptimes import StepTimes
-from .traffic import Trace
+from .traffic import Trace, read_lines
 from .traffic.readers.log import Log
 
 FEWEST = 20
@@ -80,7 +80,7 @@ def read_latencies(path: str | Path) -> Array:
     InvalidInput
         If it is no such log, a request lacks a time, or does not end after it was queued.
     """
-    return Log.latencies(Path(path).read_text().splitlines(), str(path))
+    return Log.latencies(read_lines(path), str(path))
 
 
 def engine_with(step: StepModel, decode: float, prompt: float, each_step: float,

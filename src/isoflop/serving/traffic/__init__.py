@@ -1,5 +1,5 @@
 """Traffic: traces read from files and generated ones."""
 
-from .trace import Trace, read_trace
+from .trace import Trace, read_lines, read_trace
 
-__all__ = ["Trace", "read_trace"]
+__all__ = ["Trace", "read_lines", "read_trace"]

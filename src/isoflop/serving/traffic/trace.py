@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,51 +155,72 @@ class Trace:
         return out
 
 
-def sort_check(
-    arrival_s: Array, name: str, first_line: int, *, relative: bool = False
-) -> None:  # fmt: skip
-    """Raise, with the line, where arrivals are not numbers, negative or not in order.
+LATEST_S = 1e10
+"""Three hundred years: later times are in another unit, and would swallow their own fractions."""
 
-    `relative`: they are times of day less the first, so a negative one is out of order.
+
+def sort_check(
+    arrival_s: Array, name: str, lines: Sequence[int], *, relative: bool = False
+) -> None:  # fmt: skip
+    """Raise, with the line, where arrivals are not numbers, negative, too late or not in order.
+
+    `lines` are those of the arrivals. `relative`: they are times of day less the first, so a
+    negative one is out of order.
     """
     for bad, what in (
         (~np.isfinite(arrival_s), "no arrival time"),
         ((arrival_s < 0) & (not relative), "a negative arrival time"),
+        (arrival_s > LATEST_S, "an arrival after three hundred years: give seconds"),
         (np.concatenate([[False], np.diff(arrival_s) < 0]), "an arrival before the one above it"),
-    ):
+    ):  # fmt: skip
         if np.any(bad):
-            line = int(np.argmax(bad)) + first_line
             raise InvalidInput(
-                f"Line {line} of '{name}' has {what}. Arrivals must be numbers, not negative, and "
-                "in order; sort the file by its time column."
+                f"Line {lines[int(np.argmax(bad))]} of '{name}' has {what}. Arrivals must be "
+                "numbers, not negative, and in order; sort the file by its time column."
             )
 
 
 def read_trace(path: str | Path) -> Trace:
-    """Read a trace in any known format, recognised by its first line.
+    """Read a trace in any known format, recognised by its first line; gzip is unpacked.
 
     Raises
     ------
     InvalidInput
         If the file cannot be read, no reader knows it, or a line is wrong (with its number).
     """
-    source = Path(path)
-    try:
-        text = source.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidInput(f"The trace '{path}' cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f"The trace '{path}' is not text.") from None
-    lines = text.splitlines()
-    if not lines:
+    lines = read_lines(path)
+    first = next((line for line in lines if line.strip()), "")
+    if not first:
         raise InvalidInput(f"The trace '{path}' is empty.")
     for name in registry.names(READERS):
         reader = registry.find(READERS, name, "READER", "trace format")
-        if reader.knows(lines[0]):
-            return reader.read(lines, source.name)
+        if reader.knows(first):
+            return reader.read(lines, Path(path).name)
     raise InvalidInput(
         f"The first line of '{path}' is not one of a known trace: an Azure CSV (TIMESTAMP, "
         "ContextTokens, GeneratedTokens), a Mooncake JSONL (timestamp, input_length, "
         "output_length, hash_ids), a plain CSV (arrival_s, prompt_tokens, output_tokens) or an "
         "engine's benchmark log (JSONL with input_toks, output_toks, arrival_time)."
     )
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Lines of a text file, without its byte-order mark; gzip is recognised and unpacked.
+
+    Raises
+    ------
+    InvalidInput
+        If it cannot be read or is no text.
+    """
+    try:
+        raw = Path(path).read_bytes()
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.decompress(raw)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise InvalidInput(f"The trace '{path}' is a broken gzip file.") from None
+    except OSError as error:
+        raise InvalidInput(f"The trace '{path}' cannot be read: {error.strerror}.") from None
+    try:
+        return raw.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise InvalidInput(f"The trace '{path}' is not text.") from None

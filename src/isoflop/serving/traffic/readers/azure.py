@@ -9,7 +9,7 @@ import numpy as np
 
 from ....errors import InvalidInput
 from ..trace import Trace, sort_check
-from ._csv import columns, numbers
+from ._csv import columns
 
 
 @final
@@ -23,20 +23,18 @@ class Azure:
 
     @staticmethod
     def knows(first_line: str) -> bool:
-        return first_line.lstrip("\ufeff").lower().startswith("timestamp,contexttokens")
+        return first_line.lower().startswith("timestamp,contexttokens")
 
     @staticmethod
     def read(lines: list[str], name: str) -> Trace:
-        stamps, prompt, output = columns(
-            lines, ["TIMESTAMP", "ContextTokens", "GeneratedTokens"], name
-        )
-        arrival = np.array([_seconds(s, i, name) for i, s in enumerate(stamps, start=2)])
-        arrival -= arrival[0]
-        sort_check(arrival, name, 2, relative=True)
+        found = columns(lines, ["TIMESTAMP", "ContextTokens", "GeneratedTokens"], name)
+        stamps = found.text["TIMESTAMP"]
+        arrival = np.array([_seconds(s, n, name) for n, s in zip(found.lines, stamps)])
+        arrival -= arrival[0] if len(arrival) else 0.0
+        sort_check(arrival, name, found.lines, relative=True)
         return Trace(
-            name=name, arrival_s=arrival,
-            prompt_tokens=np.array(numbers(prompt, "prompt length", name, least=1), np.int64),
-            output_tokens=np.array(numbers(output, "output length", name, least=1), np.int64),
+            name=name, arrival_s=arrival, prompt_tokens=found.lengths("ContextTokens"),
+            output_tokens=found.lengths("GeneratedTokens"),
         )  # fmt: skip
 
 

@@ -6,9 +6,10 @@ from typing import final
 
 import numpy as np
 
+from ....cost.features import Array
 from ....errors import InvalidInput
 from ..trace import Trace
-from ._jsonl import lengths, records
+from ._jsonl import Records, records
 
 
 @final
@@ -22,14 +23,12 @@ class Log:
     @staticmethod
     def read(lines: list[str], name: str) -> Trace:
         found = records(lines, ["arrival_time", "input_toks", "output_toks"], name)
-        arrival = np.array([float(r["arrival_time"]) for r in found])
+        arrival = _arrivals(found)
         order = np.argsort(arrival, kind="stable")
-        prompt = np.array(lengths([r["input_toks"] for r in found], "input_toks", name))
-        output = np.array(lengths([r["output_toks"] for r in found], "output_toks", name))
         return Trace(
-            name=name, arrival_s=(arrival - arrival.min())[order],
-            prompt_tokens=prompt[order].astype(np.int64),
-            output_tokens=output[order].astype(np.int64),
+            name=name, arrival_s=(arrival - arrival[order[0]])[order],
+            prompt_tokens=found.lengths("input_toks")[order],
+            output_tokens=found.lengths("output_toks")[order],
         )  # fmt: skip
 
     @staticmethod
@@ -43,7 +42,7 @@ class Log:
         """
         found = records(lines, ["arrival_time", "queued_ts", "last_token_ts"], name)
         spent = []
-        for number, r in enumerate(found, start=1):
+        for number, r in enumerate(found.values, start=1):
             try:
                 seconds = float(r["last_token_ts"]) - float(r["queued_ts"])
             except (TypeError, ValueError):
@@ -55,8 +54,16 @@ class Log:
                     "out."
                 )
             spent.append(seconds)
-        arrival = np.array([float(r["arrival_time"]) for r in found])
-        return np.array(spent)[np.argsort(arrival, kind="stable")]
+        return np.array(spent)[np.argsort(_arrivals(found), kind="stable")]
+
+
+def _arrivals(found: Records) -> Array:
+    """Times of arrival, in the order of the file."""
+    arrival = found.numbers("arrival_time")
+    for line, at in zip(found.lines, arrival):
+        if not np.isfinite(at):
+            raise InvalidInput(f"Line {line} of '{found.name}' has no arrival time, but {at}.")
+    return arrival
 
 
 READER = Log()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
+from ....errors import InvalidInput
 from ..trace import Trace, sort_check
-from ._jsonl import lengths, records
+from ._jsonl import records
 
 UNIT_TOKENS = 512
 
@@ -28,24 +29,28 @@ class Mooncake:
     @staticmethod
     def read(lines: list[str], name: str) -> Trace:
         found = records(lines, ["timestamp", "input_length", "output_length"], name)
-        arrival = np.array([float(r["timestamp"]) for r in found]) / 1000.0
-        sort_check(arrival, name, 1)
-        hashed = [r.get("hash_ids", []) for r in found]
-        flat = np.array([h for hashes in hashed for h in hashes], np.int64)
-        # Renumbered from 0, so that a unit is an index.
-        units = np.unique(flat, return_inverse=True)[1].astype(np.int64) if len(flat) else flat
+        arrival = found.numbers("timestamp") / 1000.0
+        sort_check(arrival, name, found.lines)
+        hashed = [_hashes(v, n, name) for n, v in zip(found.lines, found.values)]
+        # Numbered from 0, so that a unit is an index.
+        places: dict[Any, int] = {}
+        units = [places.setdefault(h, len(places)) for hashes in hashed for h in hashes]
         return Trace(
-            name=name, arrival_s=arrival,
-            prompt_tokens=np.array(
-                lengths([r["input_length"] for r in found], "input_length", name), np.int64
-            ),
-            output_tokens=np.array(
-                lengths([r["output_length"] for r in found], "output_length", name), np.int64
-            ),
-            units=units,
-            unit_offsets=np.concatenate([[0], np.cumsum([len(h) for h in hashed])]),
+            name=name, arrival_s=arrival, prompt_tokens=found.lengths("input_length"),
+            output_tokens=found.lengths("output_length"), units=np.array(units, np.int64),
+            unit_offsets=np.concatenate([[0], np.cumsum([len(h) for h in hashed])]).astype(int),
             unit_tokens=UNIT_TOKENS,
         )  # fmt: skip
+
+
+def _hashes(record: dict[str, Any], line: int, name: str) -> list[Any]:
+    """Names of a request's prefix blocks."""
+    found = record.get("hash_ids", [])
+    if not isinstance(found, list) or not all(isinstance(h, (int, str)) for h in found):
+        raise InvalidInput(
+            f"Line {line} of '{name}' has hash_ids that are no list of numbers or names."
+        )
+    return found
 
 
 READER = Mooncake()

@@ -6,35 +6,49 @@ from typing import final
 
 import numpy as np
 
+from ....cost.features import Array
+from ....errors import InvalidInput
 from ..trace import Trace, sort_check
-from ._csv import columns, numbers
+from ._csv import Columns, columns
 
 
 @final
 class Plain:
-    """Reader of plain CSVs; further columns `user` (whole number) and `priority` are optional."""
+    """Reader of plain CSVs; further columns `user` (a number or name) and `priority` are
+    optional."""
 
     @staticmethod
     def knows(first_line: str) -> bool:
-        names = [n.strip() for n in first_line.lower().split(",")]
+        names = [n.strip().strip('"') for n in first_line.lower().split(",")]
         return "arrival_s" in names
 
     @staticmethod
     def read(lines: list[str], name: str) -> Trace:
-        wanted = ["arrival_s", "prompt_tokens", "output_tokens"]
-        header = [h.strip().lower() for h in lines[0].split(",")]
-        more = [c for c in ("user", "priority") if c in header]
-        arrival, prompt, output, *rest = columns(lines, wanted + more, name)
-        times = np.array(numbers(arrival, "arrival time", name, least=float("-inf")))
-        sort_check(times, name, 2)
-        extra = {c: np.array(numbers(v, c, name, least=0)) for c, v in zip(more, rest)}
+        found = columns(lines, ["arrival_s", "prompt_tokens", "output_tokens"], name,
+                        ["user", "priority"])  # fmt: skip
+        times = found.numbers("arrival_s", "arrival time")
+        sort_check(times, name, found.lines)
         return Trace(
-            name=name, arrival_s=times,
-            prompt_tokens=np.array(numbers(prompt, "prompt length", name, least=1), np.int64),
-            output_tokens=np.array(numbers(output, "output length", name, least=1), np.int64),
-            user=extra["user"].astype(np.int64) if "user" in extra else None,  # type: ignore[arg-type]
-            priority=extra.get("priority"),  # type: ignore[arg-type]
+            name=name, arrival_s=times, prompt_tokens=found.lengths("prompt_tokens"),
+            output_tokens=found.lengths("output_tokens"),
+            user=_users(found) if "user" in found else None,  # type: ignore[arg-type]
+            priority=_priorities(found) if "priority" in found else None,  # type: ignore[arg-type]
         )  # fmt: skip
+
+
+def _users(found: Columns) -> Array:
+    """Whole numbers counted from 0, whatever users are called in the file."""
+    places: dict[str, int] = {}
+    return np.array([places.setdefault(u, len(places)) for u in found.text["user"]], np.int64)
+
+
+def _priorities(found: Columns) -> Array:
+    values = found.numbers("priority")
+    for line, value in zip(found.lines, values):
+        if not np.isfinite(value):
+            raise InvalidInput(f"Line {line} of '{found.name}' has {value} as priority, which "
+                               "orders nothing.")  # fmt: skip
+    return values
 
 
 READER = Plain()
