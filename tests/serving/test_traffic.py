@@ -95,8 +95,8 @@ def test_marks_line_ends_blank_lines_and_gzip_change_nothing(tmp_path, before, l
 
 def test_what_is_no_text_is_refused(tmp_path):
     path = tmp_path / "trace"
-    for raw, says in ((b"\xff\xfe\x00", "not text"), (gzip.compress(b"arrival_s")[:-4], "broken gzip"),
-                      (b"\n\n", "empty")):  # fmt: skip
+    broken = gzip.compress(b"arrival_s")[:-4]
+    for raw, says in ((b"\xff\x00", "not text"), (broken, "broken gzip"), (b"\n\n", "empty")):
         path.write_bytes(raw)
         with pytest.raises(InvalidInput, match=says):
             read_trace(path)

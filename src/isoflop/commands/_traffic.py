@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from attrs import frozen
+from attrs import fields, frozen
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ class Traffic:
     rate: float | None = None
     """Requests per second; a trace is sped up or slowed down to it, its shape kept."""
 
-    requests: int = 2000
-    """Requests to generate, or to read from the front of a trace (0: all)."""
+    requests: int | None = None
+    """Requests to generate (2000 if not said), or to read from the front of a trace (0: all, as
+    if not said)."""
 
     prompt: str = "512/1500"
     """Generated prompt tokens: a constant, or median/90th percentile."""
@@ -66,23 +67,19 @@ class Traffic:
         from ..errors import InvalidInput
         from ..serving.traffic import generate, read_trace
 
-        if self.requests < 0:
-            raise InvalidInput(f"The number of requests is {self.requests}; it must be 0 (all) "
-                               "or more.")  # fmt: skip
+        for value, least, what in (
+            (self.requests or 0, 0, "number of requests"), (self.clients, 0, "number of clients"),
+            (self.turns, 1, "number of turns"), (self.seed, 0, "seed"),
+        ):  # fmt: skip
+            if value < least:
+                raise InvalidInput(f"The {what} is {value}; it must be {least} or more.")
+        self._refuse_what_does_not_apply()
         if self.traffic is not None:
-            from ..serving.demo import demo_file
-
-            path = demo_file() if str(self.traffic) == "demo" else self.traffic
-            trace = read_trace(path)
-            if self.requests and "requests" in self._given():
-                trace = trace.head(self.requests)
+            trace = read_trace(_file(self.traffic))
+            trace = trace.head(self.requests) if self.requests else trace
             return trace.at_rate(self.rate) if self.rate is not None else trace
         prompt, output = generate.Lengths.parse(self.prompt), generate.Lengths.parse(self.output)
         count = self.requests or 2000
-        if self.clients:
-            return generate.closed_loop(clients=self.clients, requests=max(count, self.clients),
-                                        prompt=prompt, output=output, think_s=self.think,
-                                        seed=self.seed)  # fmt: skip
         rate = 1.0 if self.rate is None else self.rate
         if self.turns > 1:
             return generate.sessions(
@@ -90,20 +87,53 @@ class Traffic:
                 turns=self.turns, prompt=prompt, output=output, think_s=self.think,
                 seed=self.seed,
             )  # fmt: skip
-        made = generate.open_loop(
-            requests=count, requests_per_s=rate, prompt=prompt, output=output,
-            burstiness=self.burstiness, diurnal=self.diurnal, shared_prefix=self.shared_prefix,
-            seed=self.seed,
-        )  # fmt: skip
+        if self.clients:
+            made = generate.closed_loop(clients=self.clients, requests=max(count, self.clients),
+                                        prompt=prompt, output=output, think_s=self.think,
+                                        seed=self.seed)  # fmt: skip
+        else:
+            made = generate.open_loop(
+                requests=count, requests_per_s=rate, prompt=prompt, output=output,
+                burstiness=self.burstiness, diurnal=self.diurnal,
+                shared_prefix=self.shared_prefix, seed=self.seed,
+            )  # fmt: skip
         if self.like is None:
             return made
-        from ..serving.demo import demo_file
+        return generate.with_lengths_of(made, read_trace(_file(self.like)), self.seed)
 
-        path = demo_file() if str(self.like) == "demo" else self.like
-        return generate.with_lengths_of(made, read_trace(path), self.seed)
+    def _refuse_what_does_not_apply(self) -> None:
+        """An option that would change nothing is a misunderstanding."""
+        from ..errors import InvalidInput
 
-    def _given(self) -> set[str]:
-        return {"requests"} if self.requests != 2000 else set()
+        if self.traffic is not None:
+            kind, takes = "a trace", {"traffic", "rate", "requests"}
+        elif self.clients:
+            kind, takes = "a closed loop", {"clients", "think", "requests", "prompt", "output",
+                                            "like"}  # fmt: skip
+        elif self.turns > 1:
+            kind, takes = "conversations", {"turns", "think", "rate", "requests", "prompt",
+                                            "output"}  # fmt: skip
+        else:
+            kind, takes = "generated requests", {"rate", "requests", "prompt", "output", "like",
+                                                 "burstiness", "shared_prefix",
+                                                 "diurnal"}  # fmt: skip
+        if self.like is not None:
+            takes = takes - {"prompt", "output"}
+        for one in fields(Traffic):
+            if one.name in takes | {"seed", "drop_long"} or getattr(self, one.name) == one.default:
+                continue
+            names = ", ".join(sorted(f"--{n.replace('_', '-')}" for n in takes))
+            raise InvalidInput(
+                f"--{one.name.replace('_', '-')} does not apply to {kind}"
+                f"{' with --like' if self.like is not None else ''}, which takes {names}."
+            )
+
+
+def _file(path: Path) -> Path:
+    """The file of a trace; that of the generated example for `demo`."""
+    from ..serving.demo import demo_file
+
+    return demo_file() if str(path) == "demo" else path
 
 
 DEFAULT_TRAFFIC = Traffic()

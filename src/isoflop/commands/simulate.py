@@ -44,6 +44,7 @@ def simulate(
     draft: str = "",
     acceptance: float = 0.7,
     draft_tokens: int = 0,
+    draft_branches: int = 1,
     slo: str = "",
     grid: float = 400.0,
     json: Annotated[bool, Parameter(negative=())] = False,
@@ -110,6 +111,8 @@ def simulate(
         Chance that a drafted token is accepted.
     draft_tokens
         Tokens drafted per step; 0: no speculation (4 with a draft model).
+    draft_branches
+        Candidates per drafted position, a tree that one pass verifies; 1: a chain.
     slo
         Latency promises such as ttft<500ms@p99,tpot<40ms@p95; reports the share within them.
     grid
@@ -134,8 +137,8 @@ def simulate(
             cache_blocks=cache_blocks, utilization=utilization, prefix_caching=prefix_caching,
             preemption=preemption, share=share,
             host_cache_bytes=parse(host_cache, "bytes", "host cache"),
-            speculation=_speculation(draft, acceptance, draft_tokens, devices, weights, kv,
-                                     engine),
+            speculation=_speculation(draft, acceptance, draft_tokens, draft_branches, devices,
+                                     weights, kv, engine),
         )  # fmt: skip
 
     made = {name: make(name) for name in _replica_names(on)}
@@ -214,15 +217,20 @@ def _outages(text: str, kind: Literal["fail", "drain"]) -> list[Outage]:
 
 
 def _speculation(
-    draft: str, acceptance: float, tokens: int, on: str, weights: str, kv: str, engine: str
-) -> Any:
+    draft: str, acceptance: float, tokens: int, branches: int, on: str, weights: str, kv: str,
+    engine: str,
+) -> Any:  # fmt: skip
     if not draft and not tokens:
+        if branches != 1:
+            from ..errors import InvalidInput
+
+            raise InvalidInput("A tree of drafts needs --draft MODEL or --draft-tokens N.")
         return None
     from ..serving.speculation import Speculation
     from .explain import build_step
 
     small = build_step(draft, on, "", weights, "", kv, engine) if draft else None
-    return Speculation(draft=tokens or 4, acceptance=acceptance, model=small)
+    return Speculation(draft=tokens or 4, acceptance=acceptance, branches=branches, model=small)
 
 
 def _require_one_kind(kinds: int, outages: int, replicas: int, share: int) -> None:

@@ -78,6 +78,13 @@ class Server:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InvalidInput(f"The {label} is {getattr(self, name)}; it must be at least 1.")
+        for name, label in (
+            ("cache_blocks", "pages of the cache"),
+            ("max_context", "longest length"),
+        ):
+            if getattr(self, name) < 0:
+                raise InvalidInput(f"The {label}: {getattr(self, name)}. Give 1 or more, or 0 for "
+                                   "the default.")  # fmt: skip
         if not 0.0 <= self.host_cache_bytes < np.inf:
             raise InvalidInput(
                 f"Host memory for the cache is {self.host_cache_bytes} bytes; give 0 or more."

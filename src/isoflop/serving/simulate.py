@@ -57,6 +57,7 @@ def simulate(
         If a request can never run and `drop_long` is not set.
     """
     began = time.perf_counter()
+    chosen = find_router(router)
     trace, dropped = admissible(server, trace, drop_long)
     if replicas < 1:
         raise InvalidInput(f"{replicas} replicas cannot serve; at least one is needed.")
@@ -66,7 +67,6 @@ def simulate(
         _run(instance, trace, progress, longest)
         instances, parts = [instance], [np.arange(len(trace))]
     else:
-        chosen = find_router(router)
         instances, parts = chosen.run(
             [_instance(server, trace, len(trace), events) for _ in range(replicas)], trace
         )

@@ -59,7 +59,12 @@ class Lengths:
                 f"'{text}' is not a length. Write tokens (512) or a median and a 90th percentile "
                 "(512/2048)."
             )
-        return cls(median=float(match.group(1)), p90=float(match.group(2) or 0))
+        median, p90 = float(match.group(1)), float(match.group(2) or match.group(1))
+        if p90 < median:
+            raise InvalidInput(
+                f"'{text}' has a 90th percentile below its median. Write the median first."
+            )
+        return cls(median=median, p90=p90)
 
 
 def gamma_arrivals(
@@ -95,6 +100,8 @@ def open_loop(
         raise InvalidInput(f"A trace has at least 1 request, not {requests}.")
     if not 0.0 <= diurnal < 1.0:
         raise InvalidInput(f"The diurnal swing lies between 0 and 1, not {diurnal}.")
+    if shared_prefix < 0:
+        raise InvalidInput(f"Prompts share zero or more tokens, not {shared_prefix}.")
     rng = np.random.default_rng(seed)
     times = gamma_arrivals(rng, requests, requests_per_s, burstiness)
     if diurnal:
@@ -152,6 +159,7 @@ def closed_loop(
         raise InvalidInput(
             f"{clients} clients need at least one client and one request each, not {requests}."
         )
+    _require_time(think_s)
     rng = np.random.default_rng(seed)
     index = np.arange(requests)
     arrival = np.where(index < clients, 0.0, np.inf)
@@ -162,6 +170,11 @@ def closed_loop(
     )  # fmt: skip
 
 
+def _require_time(think_s: float) -> None:
+    if not (np.isfinite(think_s) and think_s >= 0):
+        raise InvalidInput(f"A client thinks for zero seconds or more, not {think_s}.")
+
+
 def sessions(
     *, sessions: int, sessions_per_s: float, turns: int, prompt: Lengths, output: Lengths,
     think_s: float = 10.0, seed: int = 0,
@@ -169,6 +182,7 @@ def sessions(
     """Conversations: each turn's prompt is all that was said before and something new."""
     if sessions < 1 or turns < 1:
         raise InvalidInput("Conversations need at least one session of at least one turn.")
+    _require_time(think_s)
     rng = np.random.default_rng(seed)
     starts = gamma_arrivals(rng, sessions, sessions_per_s)
     new = prompt.draw(rng, sessions * turns).reshape(turns, sessions)
