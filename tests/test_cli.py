@@ -192,3 +192,15 @@ def test_sections_are_in_the_json_too(capsys):
     sections = json.loads(capsys.readouterr().out)["sections"]
     assert [s["section"] for s in sections] == ["movement", "span"]
     assert all(len(row) == len(s["columns"]) for s in sections for row in s["rows"])
+
+
+def test_counts_have_suffixes(capsys):
+    contexts = []
+    for text in ("8192", "8Ki", "8k"):
+        main(["explain", "llama-3.1-8b", "--on", "l40s", "--context", text, "--json"])
+        contexts.append(json.loads(capsys.readouterr().out)["context"])
+    assert contexts == [8192, 8192, 8000]
+    for text in ("8q", "8.5", "nan", "1e400", "many"):
+        assert "not a whole number" in fails(
+            capsys, "explain", "llama-3.1-8b", "--on", "l40s", "--context", text
+        )

@@ -31,7 +31,8 @@ _BASES: dict[str, dict[str, float]] = {
     "usd_per_hour": {"USD/h": 1.0},
     "tokens": {"tokens": 1.0, "": 1.0},
 }
-_COUNT_SUFFIX = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+_COUNT_SUFFIX = {"k": 1e3, "K": 1e3, "Ki": 1024.0, "M": 1e6, "Mi": 1024.0**2, "B": 1e9, "G": 1e9,
+                 "T": 1e12}  # fmt: skip
 _NUMBER = re.compile(r"^\s*\$?\s*([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*$")
 _COMMON_SLIPS = {
     "TFLOPS": "TFLOP/s",

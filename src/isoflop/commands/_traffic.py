@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from attrs import fields, frozen
 from cyclopts import Parameter
 
+from ._options import Count
+
 if TYPE_CHECKING:
     from ..serving.traffic import Trace
 
@@ -25,7 +27,7 @@ class Traffic:
     rate: float | None = None
     """Requests per second; a trace is sped up or slowed down to it, its shape kept."""
 
-    requests: int | None = None
+    requests: Count | None = None
     """Requests to generate (2000 if not said), or to read from the front of a trace (0: all, as
     if not said)."""
 
@@ -41,7 +43,7 @@ class Traffic:
     burstiness: float = 1.0
     """1 is Poisson; below 1 burstier, above 1 more regular."""
 
-    clients: int = 0
+    clients: Count = 0
     """Closed loop: so many clients, each sending its next request when the last one ends."""
 
     think: float = 0.0
@@ -50,7 +52,7 @@ class Traffic:
     turns: int = 1
     """Turns of each conversation; above 1, every turn's prompt holds all before it."""
 
-    shared_prefix: int = 0
+    shared_prefix: Count = 0
     """Tokens at the start of every generated prompt that are the same."""
 
     diurnal: float = 0.0

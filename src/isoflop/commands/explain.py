@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from ._options import Count
+
 if TYPE_CHECKING:
     from ..advice.explain import Explanation, Question
     from ..advice.sections import Section
@@ -17,10 +19,10 @@ def explain(
     model: str,
     *,
     on: str,
-    batch: int | None = None,
-    context: int = 2048,
+    batch: Count | None = None,
+    context: Count = 2048,
     phase: Literal["decode", "prefill", "train"] = "decode",
-    prior: int = 0,
+    prior: Count = 0,
     clocks: Literal["burst", "sustained"] = "burst",
     plan: str = "",
     weights: str = "",

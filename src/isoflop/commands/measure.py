@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ._options import Count
+
 
 def measure(
     log: Path,
@@ -17,10 +19,10 @@ def measure(
     weights: str = "",
     kv: str = "bf16",
     engine: str = "vllm",
-    max_sequences: int = 256,
-    max_tokens: int = 8192,
-    max_context: int = 0,
-    cache_blocks: int = 0,
+    max_sequences: Count = 256,
+    max_tokens: Count = 8192,
+    max_context: Count = 0,
+    cache_blocks: Count = 0,
     out: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:

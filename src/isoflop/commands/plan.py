@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from ._options import Count
+
 if TYPE_CHECKING:
     from ..training.plan import Recipe, TrainingJob
     from ..training.published import PublishedRun
@@ -23,8 +25,8 @@ def plan(
     on: str,
     tokens: str = "",
     batch: str = "",
-    global_batch: int | None = None,
-    seq: int | None = None,
+    global_batch: Count | None = None,
+    seq: Count | None = None,
     layout: Annotated[str, Parameter(name="--plan")] = "",
     why_not: str = "",
     weights: Annotated[str, Parameter(name="--format")] = "bf16",

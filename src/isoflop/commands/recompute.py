@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from ._options import Count
+
 if TYPE_CHECKING:
     from ..training.moccasin import Graph
 
@@ -20,7 +22,7 @@ def recompute(
     *,
     model: str = "",
     on: str = "h100-sxm",
-    sequence: int = 4096,
+    sequence: Count = 4096,
     micro_batch: int = 1,
     layers: int = 64,
     budget: float = 0.25,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from ._options import Count
 from ._traffic import DEFAULT_TRAFFIC, Traffic
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ def simulate(
     kv: str = "bf16",
     engine: str = "vllm",
     policy: str = "vllm",
-    max_sequences: int = 256,
-    max_tokens: int = 8192,
-    max_context: int = 0,
-    cache_blocks: int = 0,
+    max_sequences: Count = 256,
+    max_tokens: Count = 8192,
+    max_context: Count = 0,
+    cache_blocks: Count = 0,
     utilization: float = 0.9,
     prefix_caching: bool = True,
     host_cache: str = "0 GiB",

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from ._options import Count
+
 
 def sweep(
     model: str,
@@ -22,7 +24,7 @@ def sweep(
     kv: str = "bf16",
     engine: str = "vllm",
     traffic: str = "",
-    requests: int = 1000,
+    requests: Count = 1000,
     prompt: str = "512/1500",
     output: str = "128/400",
     workers: int = 0,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from ._options import Count
 from .recompute import recompute
 
 app = App(name="training", help="Pipeline schedules, failures and recomputation, one by one.")
@@ -177,7 +178,7 @@ def run(
     model: str,
     *,
     on: str,
-    sequence: int = 2048,
+    sequence: Count = 2048,
     option: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
     json: Flag = False,
 ) -> None:
