@@ -168,3 +168,12 @@ def test_normal_names(name, expected):
 def test_an_empty_name_is_an_unknown_name():
     with pytest.raises(UnknownName, match="no accelerator called ''"):
         load_accelerator("")
+
+
+def test_answers_say_the_name_that_was_asked_for():
+    for asked, said in (
+        ("deepseek-ai/DeepSeek-R1", "DeepSeek-R1 (as DeepSeek-V3)"), ("llama-3.1-8b", "Llama 3.1 8B"),
+        ("meta-llama/Meta-Llama-3.1-70B-Instruct", "Llama 3.1 70B"),
+        ("mt-nlg-530b", "Megatron-Turing NLG 530B"),
+    ):  # fmt: skip
+        assert load_asked(asked).name == said

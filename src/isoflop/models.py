@@ -341,6 +341,31 @@ def load_model(name: str) -> ModelSpec:
         raise
 
 
+def load_asked(name: str) -> ModelSpec:
+    """`load_model` for an answer to a person: a name that is another model's keeps being said.
+
+    DeepSeek-R1 is priced as DeepSeek-V3, and its answers say both.
+    """
+    model = load_model(name)
+    asked = name.strip().rpartition("/")[2]
+    own = _is_config(name) or asked.lower() in catalog.paths(KIND)
+    if own or all(_letters(word) in _letters(model.name) for word in _said(asked)):
+        return model
+    return evolve(model, name=f"{asked} (as {model.name})")
+
+
+def _said(asked: str) -> list[str]:
+    """Words of a name without those that a checkpoint adds to its architecture."""
+    own = asked.lower().replace(" ", "-")
+    while found := ADDED.search(own):
+        own = own[: found.start()]
+    return own.removeprefix("meta-").split("-")
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
 ADDED = re.compile(
     r"-(it|instruct|chat|base|hf|fp8|fp4|nvfp4|mxfp4|bf16|fp16|int4|int8|awq|gptq|quantized|dynamic|"
     r"block|w\d+a\d+|v\d+(\.\d+)?|\d{4}|turbo)$"

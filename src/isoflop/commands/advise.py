@@ -62,7 +62,7 @@ def advise(
     from ..cost.engines import named_engine
     from ..formats import load_format
     from ..hardware import load_fleet
-    from ..models import load_model
+    from ..models import load_asked
     from ..serving.search import advise as search
     from ..serving.sensitivity import sensitivity
     from ..serving.slo import parse_slo
@@ -73,7 +73,7 @@ def advise(
                for k, v in (("weights", weights), ("kv", kv))}  # fmt: skip
     for name in (*formats["weights"], *formats["kv"]):
         load_format(name)
-    spec, trace = load_model(model), traffic.trace()
+    spec, trace = load_asked(model), traffic.trace()
     if traffic.drop_long:
         import numpy as np
 

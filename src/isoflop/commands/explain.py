@@ -130,10 +130,10 @@ def build_step(
     from ..errors import InvalidPlan
     from ..formats import load_format
     from ..hardware import load_fleet
-    from ..models import load_model
+    from ..models import load_asked
     from ..plans import Formats, parse_plan
 
-    spec = load_model(model)
+    spec = load_asked(model)
     device, count, cluster = load_fleet(on)
     for name in filter(None, (weights, experts, kv)):
         load_format(name)

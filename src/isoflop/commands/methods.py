@@ -81,14 +81,14 @@ def run(
     from ..cost.step import StepModel
     from ..errors import InvalidInput
     from ..hardware import load_fleet
-    from ..models import load_model
+    from ..models import load_asked
     from ..plans import Formats, Plan, parse_plan
     from ..serving.method import find_method
 
     method = find_method(name)
     given = parse_options(option)
     device, count, cluster = load_fleet(on)
-    spec = load_model(model)
+    spec = load_asked(model)
     formats = Formats.for_model(spec, weights, kv=kv)
     chosen = parse_plan(plan, formats) if plan else Plan(tensor=count, formats=formats)
     # Fit is not asked for: hybrid methods are for models that do not.

@@ -215,11 +215,11 @@ def _job(
     model: str, tokens: str, batch: str, global_batch: int | None, seq: int | None
 ) -> TrainingJob:
     from ..errors import InvalidInput
-    from ..models import load_model
+    from ..models import load_asked
     from ..training.plan import TrainingJob
     from ..units import parse
 
-    spec = load_model(model)
+    spec = load_asked(model)
     length = seq if seq is not None else min(DEFAULT_SEQUENCE, spec.max_context)
     if length < 1:
         raise InvalidInput(f"The sequence length is {length}; it must be at least 1.")

@@ -130,14 +130,14 @@ def _of_model(
     """Plans of a model's own graph, in seconds and bytes of one micro-batch."""
     from ..errors import InvalidInput
     from ..hardware import load_fleet
-    from ..models import load_model
+    from ..models import load_asked
     from ..training.graph_plans import recursive, sublinear
     from ..training.layer_graph import layer_graph
     from ..training.moccasin import keep_everything
     from ..units import show_bytes, show_s
     from ._output import console, print_json, table
 
-    spec = load_model(name)
+    spec = load_asked(name)
     if not 1 <= sequence <= 1 << 24 or not 1 <= micro_batch <= 1 << 16:
         raise InvalidInput(
             f"A micro-batch has 1 to 65,536 sequences of 1 to 16,777,216 tokens, not {micro_batch} "

@@ -201,13 +201,13 @@ def run(
     """
     from ..errors import InvalidInput
     from ..hardware import load_fleet
-    from ..models import load_model
+    from ..models import load_asked
     from ..training.method import Setting, find_training_method
     from .methods import parse_options, print_method
 
     method = find_training_method(name)
     settings = method.complete(parse_options(option))
-    spec = load_model(model)
+    spec = load_asked(model)
     if not 1 <= sequence <= 1 << 24:
         raise InvalidInput(f"A sequence has between 1 and 16,777,216 tokens, not {sequence}.")
     device, count, cluster = load_fleet(on)
