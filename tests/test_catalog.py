@@ -6,6 +6,7 @@ from attrs import frozen
 from isoflop import catalog
 from isoflop.errors import CatalogError, UnknownName
 from isoflop.hardware import Accelerator, load_accelerator
+from isoflop.models import load_asked
 
 H100 = (catalog.BUILTIN / "accelerators" / "h100-sxm.toml").read_text(encoding="utf-8")
 
@@ -172,7 +173,8 @@ def test_an_empty_name_is_an_unknown_name():
 
 def test_answers_say_the_name_that_was_asked_for():
     for asked, said in (
-        ("deepseek-ai/DeepSeek-R1", "DeepSeek-R1 (as DeepSeek-V3)"), ("llama-3.1-8b", "Llama 3.1 8B"),
+        ("deepseek-ai/DeepSeek-R1", "DeepSeek-R1 (as DeepSeek-V3)"),
+        ("llama-3.1-8b", "Llama 3.1 8B"),
         ("meta-llama/Meta-Llama-3.1-70B-Instruct", "Llama 3.1 70B"),
         ("mt-nlg-530b", "Megatron-Turing NLG 530B"),
     ):  # fmt: skip
