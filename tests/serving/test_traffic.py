@@ -6,6 +6,8 @@ import gzip
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from isoflop.errors import InvalidInput
 from isoflop.serving.traffic import generate as g
@@ -152,3 +154,22 @@ def test_generated_traffic_takes_lengths_from_a_trace():
         set(zip(mixed.prompt_tokens.tolist(), mixed.output_tokens.tolist(), strict=True)) <= pairs
     )
     assert mixed.prompt_tokens.mean() == pytest.approx(like.prompt_tokens.mean(), rel=0.1)
+
+
+@given(st.integers(64, 8192), st.integers(1, 600), st.integers(1, 4), st.integers(1, 200))
+def test_generated_lengths_fit_the_model(longest, prompt, spread, output):
+    """Tails are cut, constants and medians are not."""
+    lengths = (
+        g.Lengths(median=prompt, p90=prompt * spread),
+        g.Lengths(median=output, p90=output * 3),
+    )
+    cut = g.within(*lengths, longest)
+    made = g.open_loop(requests=300, requests_per_s=1.0, prompt=cut[0], output=cut[1])
+    if spread > 1 and prompt + max(longest // 4, output) <= longest:
+        assert (made.prompt_tokens + made.output_tokens).max() <= longest
+    assert ("cut to" in g.say_cut(made, *cut).name) == any(
+        drawn.max() >= most.most
+        for drawn, most in zip((made.prompt_tokens, made.output_tokens), cut)
+    )
+    same = g.within(g.Lengths(median=9000, p90=9000), g.Lengths(median=9, p90=9), longest)
+    assert same[0].most == same[1].most == 1 << 30

@@ -64,8 +64,15 @@ class Traffic:
     drop_long: Annotated[bool, Parameter(negative=())] = False
     """Leave out requests that the model or the cache cannot hold, and say how many."""
 
-    def trace(self) -> Trace:
-        """The trace these options describe."""
+    def trace(self, longest: int) -> Trace:
+        """The trace these options describe.
+
+        Parameters
+        ----------
+        longest : int
+            Tokens of a request that the model serves at most: the tail of generated lengths is cut
+            to it. A trace, a constant and a median are what they are.
+        """
         from ..errors import InvalidInput
         from ..serving.traffic import generate, read_trace
 
@@ -80,7 +87,9 @@ class Traffic:
             trace = read_trace(_file(self.traffic))
             trace = trace.head(self.requests) if self.requests else trace
             return trace.at_rate(self.rate) if self.rate is not None else trace
-        prompt, output = generate.Lengths.parse(self.prompt), generate.Lengths.parse(self.output)
+        prompt, output = generate.within(
+            generate.Lengths.parse(self.prompt), generate.Lengths.parse(self.output), longest
+        )
         count = self.requests or 2000
         rate = 1.0 if self.rate is None else self.rate
         if self.turns > 1:
@@ -100,7 +109,7 @@ class Traffic:
                 shared_prefix=self.shared_prefix, seed=self.seed,
             )  # fmt: skip
         if self.like is None:
-            return made
+            return generate.say_cut(made, prompt, output)
         return generate.with_lengths_of(made, read_trace(_file(self.like)), self.seed)
 
     def _refuse_what_does_not_apply(self) -> None:

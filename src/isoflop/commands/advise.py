@@ -73,7 +73,8 @@ def advise(
                for k, v in (("weights", weights), ("kv", kv))}  # fmt: skip
     for name in (*formats["weights"], *formats["kv"]):
         load_format(name)
-    spec, trace = load_asked(model), traffic.trace()
+    spec = load_asked(model)
+    trace = traffic.trace(spec.max_context)
     if traffic.drop_long:
         import numpy as np
 

@@ -148,7 +148,7 @@ def simulate(
 
     server = servers[0]
     outages = [*_outages(fail, "fail"), *_outages(drain, "drain")]
-    trace = traffic.trace()
+    trace = traffic.trace(min(s.longest for s in servers))
     events = 200_000 if timeline is not None or plot is not None else 0
     if disaggregate:
         _require_one_kind(len(servers), len(outages), replicas, share)
@@ -285,6 +285,7 @@ def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]
         f"{show_s(s['duration_s'])} of simulated time"
         + (f", {s['dropped']:,} too long and left out" if s["dropped"] else "")
     )
+    out.print(f"Traffic: {s['trace']}.")
     names = {"ttft_s": "time to first token", "tpot_s": "time per output token",
              "itl_s": "between tokens", "e2e_s": "whole request"}  # fmt: skip
     rows = []

@@ -145,6 +145,8 @@ def advise(
             "compared. Ask about it alone, or give the price in USD per device-hour: "
             f"8x{next(d.id for d, _, _ in fleets if d.price is None)}@3.20."
         )
+    if model.kind == "encoder":
+        raise InvalidInput(f"{model.name} is an encoder: it generates no tokens to serve.")
     load = load_of(trace)
     if load.longest > model.max_context:
         raise InvalidInput(

@@ -72,6 +72,11 @@ class Server:
 
     def __attrs_post_init__(self) -> None:
         self.scheduler = find_policy(self.policy)
+        if self.step.model.kind == "encoder":
+            raise InvalidInput(
+                f"{self.step.model.name} is an encoder: it generates no tokens to serve. "
+                "`isoflop explain MODEL --phase prefill` prices its batches."
+            )
         for name, label in (
             ("max_sequences", "number of sequences"), ("max_tokens", "token budget"),
             ("block_tokens", "page size"), ("share", "number of instances on a device"),

@@ -67,6 +67,34 @@ class Lengths:
         return cls(median=median, p90=p90)
 
 
+OUTPUT_SHARE = 0.25
+"""Of a model's context, the longest generated output; a prompt may fill the rest."""
+
+
+def within(prompt: Lengths, output: Lengths, longest: int) -> tuple[Lengths, Lengths]:
+    """Two distributions with their tails cut so that every pair of draws fits `longest` tokens.
+
+    A constant, and a median that is longer itself, stay: such a request is the user's own.
+    """
+    if output.p90 > output.median:
+        output = evolve(output, most=max(int(longest * OUTPUT_SHARE), round(output.median)))
+    room = longest - (output.most if output.p90 > output.median else round(output.median))
+    if prompt.p90 > prompt.median and room >= prompt.median:
+        prompt = evolve(prompt, most=room)
+    return prompt, output
+
+
+def say_cut(trace: Trace, prompt: Lengths, output: Lengths) -> Trace:
+    """The trace, whose name says to what lengths draws were cut, if any were."""
+    cut = [
+        f"the longest {what} cut to {lengths.most:,} tokens"
+        for what, lengths, drawn in (("prompts", prompt, trace.prompt_tokens),
+                                     ("outputs", output, trace.output_tokens))
+        if int(drawn.max()) >= lengths.most
+    ]  # fmt: skip
+    return evolve(trace, name=", ".join([trace.name, *cut])) if cut else trace
+
+
 def gamma_arrivals(
     rng: np.random.Generator, count: int, requests_per_s: float, burstiness: float = 1.0
 ) -> Array:
