@@ -1,6 +1,13 @@
 """Sweeps: every combination, resumed after an interruption, refused for another sweep's file."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
 
 from isoflop.cli import main
 from tests.test_cli import fails
@@ -23,6 +30,33 @@ def test_sweep_resumes_where_it_stopped(capsys, tmp_path):
     main(arguments)
     assert json.loads(capsys.readouterr().out) == rows
     assert out.read_text().startswith(kept)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system kills in another way")
+def test_a_killed_sweep_loses_nothing_that_was_written(capsys, tmp_path):
+    out = tmp_path / "sweep.jsonl"
+    rates = ",".join(str(r) for r in range(1, 61))
+    arguments = [*BASE, "--rate", rates, "--out", str(out), "--json"]
+    process = subprocess.Popen([sys.executable, "-m", "isoflop", *arguments], env=os.environ,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    began = time.monotonic()
+    while process.poll() is None and time.monotonic() - began < 120:
+        if out.exists() and out.read_bytes().count(b"\n") > 4:
+            break
+        time.sleep(0.005)
+    process.kill()  # SIGKILL: no handler runs, no file is closed
+    process.wait()
+    kept = out.read_text()
+    done = kept.count("\n") - 1
+    assert 4 <= done < 60, "killed before the start or after the end"
+    main(arguments)
+    rows = json.loads(capsys.readouterr().out)
+    assert [r["rate"] for r in rows] == list(range(1, 61))
+    assert not [r for r in rows if "error" in r]
+    # What was there is not simulated again, nor written again.
+    assert out.read_text().startswith(kept)
+    results = [json.loads(line) for line in out.read_text().splitlines() if line.endswith("}")][1:]
+    assert sorted(r["rate"] for r in results) == list(range(1, 61))
 
 
 def test_what_cannot_run_says_why(capsys, tmp_path):
