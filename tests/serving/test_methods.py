@@ -21,6 +21,7 @@ from isoflop.serving.methods.lookahead import step_speedup, token_speedup
 from isoflop.serving.methods.moe_lens import Machine, Scheduler
 from isoflop.serving.methods.sparse_attention import eflop
 from isoflop.serving.offload import HostExperts, routed
+from isoflop.serving.token_choice import keep_tokens
 from tests.test_cli import fails
 
 
@@ -71,6 +72,52 @@ def test_spec_prefill_tends_to_its_bound():
     assert all(r["speedup"] < 1 for r in whole)
     tiny = method.run(step, method.complete({"keep": 0.1, "draft_params": 1e9})).rows()
     assert all(a["speedup"] > b["speedup"] for a, b in zip(tiny, rows))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000), prompt=st.integers(1, 40), keep=st.floats(0.01, 1.0),
+    pool=st.sampled_from([1, 3, 5]), chunk=st.integers(1, 9),
+)  # fmt: skip
+def test_kept_tokens_are_those_of_the_papers_steps(seed, prompt, keep, pool, chunk):
+    attention = np.random.default_rng(seed).dirichlet(np.ones(prompt), (2, 3, 4))
+    kept = keep_tokens(attention, keep, pool=pool, chunk=chunk)
+    # A plain reading: smooth, largest over layers and heads, mean over steps, mean over chunks.
+    score = []
+    for i in range(prompt):
+        near = range(max(0, i - pool // 2), min(prompt, i + pool // 2 + 1))
+        rows = [[[np.mean([attention[layer, h, s, j] for j in near]) for s in range(4)]
+                 for h in range(3)] for layer in range(2)]  # fmt: skip
+        score.append(np.mean(np.max(rows, axis=(0, 1))))
+    chunks = [list(range(a, min(prompt, a + chunk))) for a in range(0, prompt, chunk)]
+    chunks.sort(key=lambda c: -np.mean([score[i] for i in c]))
+    wanted = {i for c in chunks[: math.ceil(keep * len(chunks))] for i in c} | {prompt - 1}
+    assert kept.tolist() == sorted(wanted)
+
+
+def test_what_a_small_model_keeps_is_what_a_large_one_needs():
+    step = StepModel(
+        model=load_model("llama-3.1-70b"), plan=Plan(tensor=8), device=load_accelerator("h200")
+    )
+    method = find_method("spec-prefill-tokens")
+    rows = {r["keep"]: r for r in method.run(step, method.complete({"prompts": 100})).rows()}
+    tenth, whole = rows[0.1], rows[1.0]
+    assert whole["own_right"] > 0.95
+    assert whole["draft_right"] == whole["own_right"] == whole["random_right"]
+    assert tenth["words"] < 10
+    assert tenth["draft_right"] > 0.9 * whole["own_right"]
+    assert tenth["random_right"] < 0.5
+    assert tenth["speedup"] > 1.0 > whole["speedup"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"keep": 0.0}, "share"), ({"keep": 1.1}, "share"), ({"keep": 0.5, "pool": 2}, "odd"),
+     ({"keep": 0.5, "chunk": 0}, "at least 1")],
+)  # fmt: skip
+def test_impossible_choices_of_tokens_are_refused(options, says):
+    with pytest.raises(InvalidInput, match=says):
+        keep_tokens(np.ones((1, 1, 1, 4)), **options)
 
 
 def test_token_weave_hides_no_more_than_there_is():

@@ -7,9 +7,11 @@ product can take operands cut to a format, or the linear layers can run under a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from attrs import frozen
 
 from . import _floatround
 from .formats import load
@@ -26,6 +28,15 @@ RECIPE_LAYERS = ("qkv", "out", "up", "down")
 """Layers that run under a recipe; embedding and output head stay in float32, as in the papers."""
 
 Weights = dict[str, np.ndarray]
+
+
+@frozen
+class Sizes:
+    """Of a model: words, width of a token, longest sequence."""
+
+    vocab: int = VOCAB
+    width: int = WIDTH
+    context: int = CONTEXT
 
 
 def log_sum_exp(x: np.ndarray) -> np.ndarray:
@@ -47,6 +58,8 @@ class TinyTransformer:
         Of the initial weights.
     recipe : Recipe, optional
         Of the linear layers' products, forward and backward.
+    sizes : Sizes
+        Of the model.
 
     Attributes
     ----------
@@ -56,22 +69,24 @@ class TinyTransformer:
 
     def __init__(
         self, format: str | None, rounding: str = "toward_zero", seed: int = 0,
-        recipe: Recipe | None = None,
+        recipe: Recipe | None = None, sizes: Sizes = Sizes(),
     ):  # fmt: skip
         self.format = None if format is None else load(format)
         self.rounding, self.recipe = rounding, recipe
         self.draws = 0
         self.last: dict[str, tuple[Kept, np.ndarray]] = {}
         rng = np.random.default_rng(seed)
-        sizes = {
-            "embed": (VOCAB, WIDTH), "place": (CONTEXT, WIDTH), "qkv": (WIDTH, 3 * WIDTH),
-            "out": (WIDTH, WIDTH), "up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH),
-            "head": (WIDTH, VOCAB),
+        self.sizes = sizes
+        width = sizes.width
+        shapes = {
+            "embed": (sizes.vocab, width), "place": (sizes.context, width),
+            "qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width),
+            "down": (4 * width, width), "head": (width, sizes.vocab),
         }  # fmt: skip
         self.weights: Weights = {
-            name: (rng.standard_normal(s) * (0.5 if s[1] == WIDTH and s[0] <= VOCAB else
+            name: (rng.standard_normal(s) * (0.5 if name in ("embed", "place") else
                    s[0] ** -0.5)).astype(np.float32)
-            for name, s in sizes.items()
+            for name, s in shapes.items()
         }  # fmt: skip
 
     def product(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -103,14 +118,20 @@ class TinyTransformer:
         d[name] = to_weight.T
         return to_x.reshape(x.shape)
 
-    def forward(self, tokens: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        """Logits (batch, context, vocab) of tokens (batch, context), and what `backward` needs."""
+    def forward(
+        self, tokens: np.ndarray, places: np.ndarray | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Logits (batch, context, vocab) of tokens (batch, context), and what `backward` needs.
+
+        `places` are the tokens' positions, (batch, context), where they do not follow each other;
+        `backward` takes them as 0, 1, 2, ...
+        """
         w, t = self.weights, tokens.shape[1]
-        x = w["embed"][tokens] + w["place"][:t]
+        x = w["embed"][tokens] + w["place"][np.arange(t) if places is None else places]
         h, r1 = _norm(x)
         c: dict[str, Any] = {"tokens": tokens, "h": h, "r1": r1}
         q, k, v = np.split(self._linear("qkv", h, c), 3, axis=-1)
-        scores = self.product(q, k.transpose(0, 2, 1)) * np.float32(WIDTH**-0.5)
+        scores = self.product(q, k.transpose(0, 2, 1)) * np.float32(self.sizes.width**-0.5)
         scores = scores + np.triu(np.full((t, t), -1e9, np.float32), 1)
         p = np.exp(scores - scores.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
@@ -138,7 +159,7 @@ class TinyTransformer:
         a = linear("out", c["a"], y)
         p = self.product(a, c["v"].transpose(0, 2, 1))
         v = self.product(c["p"].transpose(0, 2, 1), a)
-        s = c["p"] * (p - (p * c["p"]).sum(-1, keepdims=True)) * np.float32(WIDTH**-0.5)
+        s = c["p"] * (p - (p * c["p"]).sum(-1, keepdims=True)) * np.float32(self.sizes.width**-0.5)
         q, k = self.product(s, c["k"]), self.product(s.transpose(0, 2, 1), c["q"])
         h = linear("qkv", c["h"], np.concatenate([q, k, v], axis=-1))
         x = y + _norm_slope(h, c["h"], c["r1"])
@@ -177,9 +198,13 @@ def draw(rng: np.random.Generator, batch: int = BATCH) -> tuple[np.ndarray, np.n
     return tokens, (tokens + before) % VOCAB
 
 
+Lesson = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
+
+
 def train(
     format: str | None, *, steps: int, learning_rate: float, seed: int = 0,
     rounding: str = "toward_zero", recipe: Recipe | None = None, finish: float = 0.0,
+    sizes: Sizes = Sizes(), lesson: Lesson = draw,
 ) -> tuple[TinyTransformer, np.ndarray]:  # fmt: skip
     """Train with Adam in float32; losses by step, infinite from where one is not finite.
 
@@ -187,10 +212,12 @@ def train(
     ----------
     finish : float
         Share of the steps, the last ones, in which the recipe's backward products are exact.
+    lesson : callable
+        Draws a batch: tokens, and what to say of each.
     """
     if steps > COMPILED_STEPS:
         _floatround.kernels()  # loaded once, they serve small arrays too
-    model = TinyTransformer(format, rounding, seed, recipe)
+    model = TinyTransformer(format, rounding, seed, recipe, sizes)
     rng = np.random.default_rng(seed + 1000)
     first = {n: np.zeros_like(x) for n, x in model.weights.items()}
     second = {n: np.zeros_like(x) for n, x in model.weights.items()}
@@ -198,7 +225,7 @@ def train(
     for step in range(1, steps + 1):
         if recipe is not None and step > steps * (1 - finish):
             model.recipe = recipe.finishing()
-        losses[step - 1], slopes = model.loss(*draw(rng))
+        losses[step - 1], slopes = model.loss(*lesson(rng))
         if not np.isfinite(losses[step - 1]):
             losses[step - 1 :] = np.inf
             break
