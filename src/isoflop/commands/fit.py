@@ -206,6 +206,7 @@ def _points(texts: list[str]) -> dict[str, Any]:
 
 
 def _print(result: LawFit, extra: dict[str, Any]) -> None:
+    from ..units import show_count
     from ._output import console, table
 
     out, law = console(), result.law
@@ -229,9 +230,13 @@ def _print(result: LawFit, extra: dict[str, Any]) -> None:
         + (f", {result.failed} did not converge" if result.failed else "")
         + f"; {result.seconds:.2f} s."
     )
-    rows = [[r["choice"], *(f"{r[k]:.4g}" if r.get(k) is not None else "-"
-            for k in ("exponent_params", "params_at", "loss_at"))] for r in
-            extra["sensitivity"]]  # fmt: skip
+    shown = {
+        "exponent_params": "{:.4g}".format,
+        "params_at": show_count,
+        "loss_at": "{:.4g}".format,
+    }
+    rows = [[r["choice"], *(f(r[k]) if r.get(k) is not None else "-" for k, f in shown.items())]
+            for r in extra["sensitivity"]]  # fmt: skip
     if rows:
         out.print(table("What the choices change", ["", "exponent of N*", "N* at 10x the largest "
                   "run", "its loss"], rows))  # fmt: skip
@@ -268,9 +273,10 @@ def _print_comparison(found: list[dict[str, Any]]) -> None:
 
 
 def _print_forecast(found: dict[str, Any]) -> None:
+    from ..units import show_count
     from ._output import console, table
 
-    rows = [[f"{r['params']:.3g}", f"{r['tokens']:.3g}", f"{r['loss']:.4f}",
+    rows = [[show_count(r["params"]), show_count(r["tokens"]), f"{r['loss']:.4f}",
              f"{r['low']:.4f} to {r['high']:.4f}"] for r in found["points"]]  # fmt: skip
     out = console()
     out.print(table("Forecast by the forms together", ["params", "tokens", "loss",

@@ -134,6 +134,7 @@ def compare(budget: str = "1e24", *, json: Flag = False) -> None:
     from ..errors import InvalidInput
     from ..scaling.decide import load_law, parse_budget, spend
     from ..scaling.published import published_names
+    from ..units import show_count
     from ._output import console, print_json, table
 
     flop = parse_budget(budget).flop
@@ -156,7 +157,7 @@ def compare(budget: str = "1e24", *, json: Flag = False) -> None:
         print_json({"budget_flop": flop, "laws": rows})
         return
     shown = [
-        [r["law"], f"{r['params']:.3g}", f"{r['tokens']:.3g}", f"{r['tokens_per_param']:.1f}",
+        [r["law"], show_count(r["params"]), show_count(r["tokens"]), f"{r['tokens_per_param']:.1f}",
          "-" if r["loss"] is None else f"{r['loss']:.4f}", r["outside"]]
         for r in rows
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 
 from ..errors import InvalidInput, IsoflopError
-from ..units import parse
+from ..units import parse, show_count
 from .fit import central_interval
 from .law import Allocation, Law, find_law
 
@@ -207,12 +207,20 @@ def _outside(believed: Believed, at: dict[str, float]) -> list[tuple[float, str]
         low, high = believed.valid.get(name, (0.0, np.inf))
         if value > high * (1 + 1e-9):
             over = value / high
-            out.append((over, f"{name} {value:.3g} is {over:.3g} times the largest run's"))
+            out.append(
+                (over, f"{name} {_shown(name, value)} is {over:.3g} times the largest run's")
+            )
         elif value < low * (1 - 1e-9):
             under = low / value
-            text = f"{name} {value:.3g} is {under:.3g} times below the smallest run's"
+            text = f"{name} {_shown(name, value)} is {under:.3g} times below the smallest run's"
             out.append((under, text))
     return out
+
+
+def _shown(name: str, value: float) -> str:
+    """A count as 28.3B; FLOP, and what is no count, as it is usual there."""
+    counts = name.endswith(("params", "tokens")) and value >= 1e3
+    return show_count(value) if counts else f"{value:.3g}"
 
 
 def lifetime_optimum(law: Law, theta: Array, budget_flop: float, served: float) -> Allocation:

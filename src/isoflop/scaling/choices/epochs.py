@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
+from ...units import show_count
 from ..choice import Choice, MethodReport, law_of, outside, predict
 
 EPOCHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -37,7 +38,7 @@ class Epochs(Choice):
                             "loss_if_fresh": fresh})  # fmt: skip
         best = min(records, key=lambda r: r["loss"])
         return MethodReport(
-            title=f"{unique:.3g} distinct tokens, {budget_flop:.3g} FLOP",
+            title=f"{show_count(unique)} distinct tokens, {budget_flop:.3g} FLOP",
             columns=("epochs", "tokens", "params", "loss", "loss_if_fresh"), records=records,
             conclusion=f"About {best['epochs']:g} epochs are best; repetition costs "
             f"{best['loss'] - best['loss_if_fresh']:.4f} against fresh tokens."

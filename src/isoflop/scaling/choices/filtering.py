@@ -6,6 +6,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
+from ...units import show_count
 from ..choice import Choice, MethodReport
 from ..laws.mixed_quality import mixed_error
 
@@ -56,7 +57,7 @@ class Filtering(Choice):
         best = min(records, key=lambda r: r["error"])
         every = records[-1]
         return MethodReport(
-            title=f"{seen:.3g} samples seen of a pool of {settings['pool']:.3g}",
+            title=f"{show_count(seen)} samples seen of a pool of {show_count(settings['pool'])}",
             columns=("kept", "samples", "epochs", "error"), records=records,
             conclusion=f"Keep the best {best['kept']:.0%}, {best['epochs']:.3g} passes: error "
             f"{best['error']:.4f} of one fresh unit's, against {every['error']:.4f} unfiltered.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
+from ...units import show_count
 from ..choice import Choice, MethodReport, law_of, outside, predict
 
 SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -45,8 +46,9 @@ class Hyperparameters(Choice):
         return MethodReport(
             title=f"Hyperparameters for {budget_flop:.3g} FLOP",
             columns=("params", "tokens", "lr", "batch_tokens"), records=records,
-            conclusion=f"At {best['params']:.3g} parameters: peak learning rate {best['lr']:.2g}, "
-            f"batch {best['batch_tokens']:.3g} tokens, {steps:,.0f} steps."
+            conclusion=f"At {show_count(best['params'])} parameters: peak learning rate "
+            f"{best['lr']:.2g}, batch {show_count(best['batch_tokens'])} tokens, {steps:,.0f} "
+            "steps."
             + outside(rate, params=best["params"], tokens=best["tokens"]),
         )  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from ...errors import InvalidInput, MissingExtra
+from ...units import show_count
 from ..choice import Choice, MethodReport, law_of, outside
 from ..laws.mixture import shares
 
@@ -59,8 +60,8 @@ class Mix(Choice):
             for i in range(DOMAINS)
         ]  # fmt: skip
         return MethodReport(
-            title=f"Shares of five domains for {budget_flop:.3g} FLOP: the loss on each at {n:.3g} "
-            "parameters",
+            title=f"Shares of five domains for {budget_flop:.3g} FLOP: the loss on each at "
+            f"{show_count(n)} parameters",
             columns=("domain", "weight", "share", "loss", "loss_even"), records=records,
             conclusion=f"Weighted loss {weights @ at:.4f}, against {weights @ even:.4f} where all "
             "shares are in proportion to the largest that were tried. The shares hold at every "

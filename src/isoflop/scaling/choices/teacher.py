@@ -6,6 +6,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
+from ...units import show_count
 from ..choice import Choice, MethodReport, law_of, outside, predict
 
 RATIOS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -60,11 +61,11 @@ class Teacher(Choice):
         text = (
             "Train the student alone: no teacher pays at this budget."
             if best["teacher_params"] is None else
-            f"Distil from a teacher of {best['teacher_params']:.3g} parameters: loss "
+            f"Distil from a teacher of {show_count(best['teacher_params'])} parameters: loss "
             f"{best['loss']:.4f} against {base:.4f} alone."
         )  # fmt: skip
         return MethodReport(
-            title=f"A student of {n:.3g} parameters for {budget_flop:.3g} FLOP",
+            title=f"A student of {show_count(n)} parameters for {budget_flop:.3g} FLOP",
             columns=("teacher_params", "teacher_loss", "tokens", "loss"), records=records,
             conclusion=text + outside(alone, params=n, tokens=float(np.max(d_alone))),
         )  # fmt: skip

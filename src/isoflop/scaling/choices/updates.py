@@ -6,6 +6,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
+from ...units import show_count
 from ..choice import Choice, MethodReport, law_of, predict
 
 RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -56,9 +57,9 @@ class Updates(Choice):
             key = "total_flop" if settings["sample_flop"] else "samples"
             best, one = min(within, key=lambda r: r[key]), record(1.0)
             text = (
-                f"{best['utd']:.2g} updates per sample: {best['samples']:.3g} samples and "
-                f"{best['flop']:.3g} FLOP, where one update per sample takes {one['samples']:.3g} "
-                f"and {one['flop']:.3g}."
+                f"{best['utd']:.2g} updates per sample: {show_count(best['samples'])} samples and "
+                f"{best['flop']:.3g} FLOP, where one update per sample takes "
+                f"{show_count(one['samples'])} and {one['flop']:.3g}."
             )
         return MethodReport(
             title=f"Updates per sample within {budget_flop:.3g} FLOP",

@@ -7,6 +7,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
+from ...units import show_count
 from ..choice import Choice, MethodReport, law_of
 
 SIZE_LOG, SIZE_SLOPE = -2.4846510161625193, 0.5
@@ -59,8 +60,9 @@ class VocabularySize(Choice):
         return MethodReport(
             title=f"Vocabulary for {budget_flop:.3g} FLOP",
             columns=("params", "width", "by_compute", "by_slope", "vocab"), records=records,
-            conclusion=f"At {best['params']:.3g} parameters: about {best['vocab']:,.0f} tokens, by "
-            f"the loss at this budget ({found[0]:,.0f} to {found[-1]:,.0f} by the three "
+            conclusion=f"At {show_count(best['params'])} parameters: about "
+            f"{best['vocab']:,.0f} tokens, by the loss at this budget "
+            f"({found[0]:,.0f} to {found[-1]:,.0f} by the three "
             f"approaches; {best['vocab'] * best['width'] / best['params']:.1%} of the "
             "parameters).",
         )  # fmt: skip
