@@ -179,3 +179,12 @@ def test_answers_say_the_name_that_was_asked_for():
         ("mt-nlg-530b", "Megatron-Turing NLG 530B"),
     ):  # fmt: skip
         assert load_asked(asked).name == said
+
+
+def test_every_alias_leads_to_its_entry():
+    """Looked up one at a time, names find the entry that the full table of aliases gives."""
+    for kind in ("accelerators", "clusters", "formats", "models", "laws"):
+        table = catalog._aliases(catalog._stamp(kind))
+        assert len(table) > len(catalog.paths(kind)) or kind == "laws"
+        for name, path in table.items():
+            assert catalog._find(catalog._stamp(kind), name) == path

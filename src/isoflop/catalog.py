@@ -12,6 +12,7 @@ holds the same sub-folders (`accelerators/`, `models/`, ...), and its entries wi
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 import types
 import typing
@@ -29,36 +30,52 @@ from .provenance import Source
 T = TypeVar("T")
 
 BUILTIN = Path(__file__).parent / "data"
+_BUILTIN_ROOT = str(BUILTIN)
 ENV_VARIABLE = "ISOFLOP_CATALOG"
 
 
-def folders(kind: str) -> list[Path]:
-    """The folders that hold entries of `kind`, user overlays first."""
-    user = [Path(p) for p in os.environ.get(ENV_VARIABLE, "").split(os.pathsep) if p]
-    return [root / kind for root in [*user, BUILTIN] if (root / kind).is_dir()]
+Stamp = tuple[tuple[str, int], ...]
+"""The folders of one kind, user overlays first, each with the time of its last change."""
 
 
 def paths(kind: str) -> dict[str, Path]:
     """Every entry of `kind`: id -> file, sorted by id, user overlays winning."""
-    return _listing(tuple((f, f.stat().st_mtime_ns) for f in folders(kind)))
+    return _listing(_stamp(kind))
+
+
+def _stamp(kind: str) -> Stamp:
+    """Looked at again by every question, so that a changed folder is read again."""
+    found = []
+    for root in [*os.environ.get(ENV_VARIABLE, "").split(os.pathsep), _BUILTIN_ROOT]:
+        folder = os.path.join(root, kind)
+        if root and os.path.isdir(folder):
+            found.append((folder, os.stat(folder).st_mtime_ns))
+    return tuple(found)
 
 
 @cache
-def _listing(stamp: tuple[tuple[Path, int], ...]) -> dict[str, Path]:
+def _listing(stamp: Stamp) -> dict[str, Path]:
     """Entries of the folders in `stamp`, read again only when a folder has changed."""
     found: dict[str, Path] = {}
     for folder, _ in reversed(stamp):
-        found |= {p.stem: p for p in folder.glob("*.toml")}
+        found |= {p.stem: p for p in Path(folder).glob("*.toml")}
     return dict(sorted(found.items()))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; a missing or malformed one is a `CatalogError`."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise CatalogError(str(path), [f"is not valid TOML: {error}"]) from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise CatalogError(str(path), [f"cannot be read: {error.strerror}"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise CatalogError(str(path), [f"is not valid TOML: {error}"]) from None
 
 
@@ -81,13 +98,27 @@ def _load_cached(path: Path, cls: type, stamp: int) -> Any:
 
 def load(kind: str, name: str, cls: type[T], noun: str) -> T:
     """The entry of `kind` called `name` (its id or one of its aliases, case-insensitive)."""
-    available = paths(kind)
-    wanted = normal(name)
-    path = available.get(name) or available.get(wanted) or _aliases(kind).get(wanted)
+    stamp = _stamp(kind)
+    path = _find(stamp, name)
     if path is None:
-        known = [*available, *_aliases(kind)]
+        known = [*_listing(stamp), *_aliases(stamp)]
         raise UnknownName(noun, name, known, f"See `isoflop catalog list {kind}`.")
-    return _load_cached(path, cls, path.stat().st_mtime_ns)
+    return _load_cached(path, cls, os.stat(path).st_mtime_ns)
+
+
+@cache
+def _find(stamp: Stamp, name: str) -> Path | None:
+    """The file of an entry by its id, or else by an alias."""
+    available, wanted = _listing(stamp), normal(name)
+    found = available.get(name) or available.get(wanted)
+    if found is not None:
+        return found
+    # Only files that spell the name somewhere are parsed: a catalog has a hundred others.
+    spelled = re.compile("[-_/ ]+".join(map(re.escape, wanted.split("-"))), re.IGNORECASE)
+    for path in available.values():
+        if spelled.search(_text(path)) and wanted in _names(path):
+            return path
+    return None
 
 
 def load_all(kind: str, cls: type[T]) -> Iterator[T]:
@@ -102,19 +133,21 @@ def normal(name: str) -> str:
     return "-".join(part for part in text.split("-") if part)
 
 
-def _aliases(kind: str) -> dict[str, Path]:
-    return _aliases_cached(tuple((f, f.stat().st_mtime_ns) for f in folders(kind)))
-
-
 @cache
-def _aliases_cached(stamp: tuple[tuple[Path, int], ...]) -> dict[str, Path]:
+def _aliases(stamp: Stamp) -> dict[str, Path]:
+    """Every name that an entry goes by; the first entry of a name wins."""
     table: dict[str, Path] = {}
     for path in _listing(stamp).values():
-        data = read_toml(path)
-        for alias in [path.stem, *data.get("aliases", ()), data.get("hf_id", "")]:
-            if alias:
-                table.setdefault(normal(alias), path)
+        for name in _names(path):
+            table.setdefault(name, path)
     return table
+
+
+def _names(path: Path) -> list[str]:
+    """The id, aliases and repository of one entry, as catalogs compare them."""
+    data = read_toml(path)
+    names = [path.stem, *data.get("aliases", ()), data.get("hf_id", "")]
+    return [normal(n) for n in names if n]
 
 
 # --- structuring ------------------------------------------------------------------------------

@@ -44,6 +44,8 @@ class Batch:
         Tokens of it already cached (the prefix before the chunk).
     sampled_rows : array or None
         Rows that go through the output head; None: one per sequence.
+    shape : tuple of int
+        Shape of the array of steps.
     """
 
     decode_sequences: Array = field(default=_ZERO, converter=_array)
@@ -52,6 +54,8 @@ class Batch:
     prefill_tokens: Array = field(default=_ZERO, converter=_array)
     prefill_prior: Array = field(default=_ZERO, converter=_array)
     sampled_rows: Array | None = None
+    shape: tuple[int, ...] = field(init=False)
+    _features: dict[str, Array] = field(init=False, factory=dict, repr=False)
 
     def __attrs_post_init__(self) -> None:
         for name in (
@@ -59,18 +63,18 @@ class Batch:
             "prefill_sequences", "prefill_tokens", "prefill_prior",
         ):  # fmt: skip
             value = getattr(self, name)
+            if value is _ZERO:
+                continue
             if not np.all(np.isfinite(value)) or np.any(value < 0):
                 raise InvalidInput(
                     f"The batch's {name.replace('_', ' ')} must be finite and not negative."
                 )
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the array of steps."""
-        return np.broadcast_shapes(
+        shape = np.broadcast_shapes(
             self.decode_sequences.shape, self.decode_context.shape,
             self.prefill_sequences.shape, self.prefill_tokens.shape, self.prefill_prior.shape,
         )  # fmt: skip
+        object.__setattr__(self, "shape", shape)
 
     @property
     def tokens(self) -> Array:
@@ -98,10 +102,13 @@ class Batch:
         `experts:E:k:s` for expected distinct experts of E touched by s times the tokens with k
         each.
         """
-        head, *arguments = name.split(":")
-        numbers = [float(a) for a in arguments]
-        value = _FEATURES[head](self, *numbers)
-        return np.broadcast_to(np.asarray(value, dtype=float), self.shape)
+        known = self._features.get(name)
+        if known is None:
+            head, *arguments = name.split(":")
+            numbers = [float(a) for a in arguments]
+            value = np.asarray(_FEATURES[head](self, *numbers), dtype=float)
+            known = self._features[name] = np.broadcast_to(value, self.shape)
+        return known
 
 
 def pairs(queries: ArrayLike, prior: ArrayLike, window: float = 0.0) -> Array:

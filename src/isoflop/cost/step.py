@@ -105,12 +105,17 @@ class StepModel:
         holds no prompt.
         """
         times = self.timer.stacked(self.operators, batch)
-        fixed = np.array([self.timer.fixed_s(op) for op in self.operators])
+        fixed, counts = self._launches
         extra = (np.newaxis,) * len(batch.shape)
         replayed = np.broadcast_to(batch.prefill_sequences == 0, batch.shape)
         saved = self.engine.captured * fixed[(..., *extra)] * replayed
-        counts = np.array([op.count for op in self.operators])[(..., *extra)]
-        return self._overlapped(counts * np.maximum(times - saved, 0.5 * times))
+        return self._overlapped(counts[(..., *extra)] * np.maximum(times - saved, 0.5 * times))
+
+    @cached_property
+    def _launches(self) -> tuple[Array, Array]:
+        """Fixed seconds of one launch of each operator, and its launches per step."""
+        fixed = np.array([self.timer.fixed_s(op) for op in self.operators])
+        return fixed, np.array([op.count for op in self.operators])
 
     def _overlapped(self, times: Array) -> Array:
         """Collectives shortened by what runs beside computation."""

@@ -113,6 +113,7 @@ class KernelTimer:
     padded_experts: bool = False
     clock: float | None = None
     stream: StreamParameters = field(factory=StreamParameters)
+    _rates: dict[str, tuple[float, str]] = field(factory=dict, init=False, repr=False)
 
     @cached_property
     def _loaded(self) -> tuple[KernelCalibration, bool]:
@@ -229,13 +230,17 @@ class KernelTimer:
     ) -> None:
         """Fill the rows `places` of `out`: products of one operand class."""
         made: dict[Any, tuple[Array, Array | float, Array | float, Array]] = {}
+        distinct: dict[Any, tuple[Array, Array]] = {}
         keys = []
         for i in places:
             s = ops[i].shape
             assert isinstance(s, GemmShape)
-            keys.append((tuple(s.rows.items()), s.n * s.batch, s.k, s.over_rows))
+            rows = tuple(s.rows.items())
+            keys.append((rows, s.n * s.batch, s.k, s.over_rows))
+            if rows not in distinct:
+                distinct[rows] = _distinct(linear(s.rows, batch))
             if keys[-1] not in made:
-                made[keys[-1]] = self._product(ops[i], batch)
+                made[keys[-1]] = _product(s, *distinct[rows])
         sizes = [len(m) for m, *_ in made.values()]
         m, n, k = (
             np.concatenate([np.broadcast_to(v[j], len(v[0])) for v in made.values()])
@@ -265,8 +270,11 @@ class KernelTimer:
         return 0.0
 
     def _rate(self, fmt: NumberFormat) -> tuple[float, str]:
-        rate, name = self.device.matrix_rate(fmt)
-        return rate * self.headroom, name
+        known = self._rates.get(fmt.id)
+        if known is None:
+            rate, name = self.device.matrix_rate(fmt)
+            known = self._rates[fmt.id] = rate * self.headroom, name
+        return known
 
     def _parameters(self, table: dict[str, P], fmt: NumberFormat, rate_name: str) -> P:
         """Parameters of the closest measured operand class."""
@@ -281,23 +289,10 @@ class KernelTimer:
         return next((table[w] for w in [*wanted, "bf16"] if w in table), next(iter(table.values())))
 
     def _gemm(self, op: Operator, batch: Batch) -> Array:
-        m, n, k, back = self._product(op, batch)
-        return self._products_s(op, m, n, k)[back].reshape(batch.shape)
-
-    def _product(
-        self, op: Operator, batch: Batch
-    ) -> tuple[Array, Array | float, Array | float, Array]:
-        """Distinct rows, columns and inner dimensions of a product, and where each step's is.
-
-        Steps that differ in context alone share their products: each row count is priced once.
-        """
         shape = op.shape
         assert isinstance(shape, GemmShape)
-        rows, back = np.unique(linear(shape.rows, batch), return_inverse=True)
-        n, k = float(shape.n * shape.batch), float(shape.k)
-        if shape.over_rows:
-            return n * (rows > 0), k, np.maximum(rows, 1.0), back.reshape(-1)
-        return rows, n, k, back.reshape(-1)
+        m, n, k, back = _product(shape, *_distinct(linear(shape.rows, batch)))
+        return self._products_s(op, m, n, k)[back].reshape(batch.shape)
 
     def _products_s(self, op: Operator, m: Array, n: Array | float, k: Array | float) -> Array:
         """Seconds of products in the operand class of `op`."""
@@ -318,6 +313,8 @@ class KernelTimer:
         )  # fmt: skip
 
     def _prefill(self, op: Operator, batch: Batch) -> Array:
+        if not batch.prefill_sequences.any():
+            return np.zeros(())
         shape = op.shape
         assert isinstance(shape, AttentionShape)
         share = shape.token_share
@@ -330,6 +327,8 @@ class KernelTimer:
         )  # fmt: skip
 
     def _decode(self, op: Operator, batch: Batch) -> Array:
+        if not batch.decode_sequences.any():
+            return np.zeros(())
         shape = op.shape
         assert isinstance(shape, AttentionShape)
         latent = op.kind == "mla_decode"
@@ -445,6 +444,25 @@ class KernelTimer:
             return False
         return all(load_accelerator(d).links.scale_up_bytes_per_s > 0
                    for d in self.calibration.devices)  # fmt: skip
+
+
+def _distinct(rows: Array) -> tuple[Array, Array]:
+    """Distinct row counts, and where each step's is.
+
+    Steps that differ in context alone share their products: each row count is priced once.
+    """
+    values, back = np.unique(rows, return_inverse=True)
+    return values, back.reshape(-1)
+
+
+def _product(
+    shape: GemmShape, rows: Array, back: Array
+) -> tuple[Array, Array | float, Array | float, Array]:
+    """Rows, columns and inner dimensions of a product, and where each step's is."""
+    n, k = float(shape.n * shape.batch), float(shape.k)
+    if shape.over_rows:
+        return n * (rows > 0), k, np.maximum(rows, 1.0), back
+    return rows, n, k, back
 
 
 def linear(row: Coefficients, batch: Batch) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -365,12 +366,13 @@ class _Curve:
     ) -> tuple[float, float]:
         """Batch and TPOT at `rate` requests/s: batch = rate x life, by bisection."""
         output = self.load.output
+        xs, ys = self.batches.tolist(), decode_s.tolist()
         low, high = 0.01, float(running)
         for _ in range(30):
             middle = math.sqrt(low * high)
-            tpot = float(np.interp(middle, self.batches, decode_s)) / (1.0 - stolen)
+            tpot = _interpolated(middle, xs, ys) / (1.0 - stolen)
             low, high = (middle, high) if rate * output * tpot > middle else (low, middle)
-        return high, float(np.interp(high, self.batches, decode_s)) / (1.0 - stolen)
+        return high, _interpolated(high, xs, ys) / (1.0 - stolen)
 
     def _settle(
         self, rate: float, running: int, share: int, decode_s: Any
@@ -381,6 +383,16 @@ class _Curve:
         wait = stolen / (1.0 - stolen) * self.prompt_s * share / 2.0
         extra = self.step.engine.arrival_s
         return high, tpot, self.prompt_s + wait + tpot + extra
+
+
+def _interpolated(x: float, xs: list[float], ys: list[float]) -> float:
+    """`np.interp` of one number, ten times as fast: a search asks for thousands of single ones."""
+    if x >= xs[-1]:
+        return ys[-1]
+    j = bisect_right(xs, x) - 1
+    if j < 0:
+        return ys[0]
+    return (ys[j + 1] - ys[j]) / (xs[j + 1] - xs[j]) * (x - xs[j]) + ys[j]
 
 
 def _broken(promises: Sequence[Promise], tpot: float, ttft: float) -> str:

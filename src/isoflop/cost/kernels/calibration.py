@@ -133,11 +133,10 @@ def load_kernels(family: str) -> tuple[KernelCalibration, bool]:
 
 
 def _load(kind: str, family: str, cls: type[T], default: str) -> T:
-    head = f"{kind}-"
-    known = {i.removeprefix(head) for i in catalog.paths("calibrations") if i.startswith(head)}
-    borrowed = BORROWED.get(family, default)
-    name = family if family in known else borrowed
-    return catalog.load("calibrations", head + name, cls, "calibration")
+    own = f"{kind}-{family}"
+    borrowed = f"{kind}-{BORROWED.get(family, default)}"
+    name = own if own in catalog.paths("calibrations") else borrowed
+    return catalog.load("calibrations", name, cls, "calibration")
 
 
 _JOINED: dict[str, tuple[tuple[object, ...], KernelCalibration]] = {}

@@ -18,8 +18,11 @@ else:
         return function
 
     def borrowed(record):
-        """Leave the record as it is."""
-        return record
+        """The record's arrays as views that read plain numbers: half the time of NumPy's scalars.
+
+        A view shares its array's memory, so what the loop writes is seen outside.
+        """
+        return type(record)(*map(memoryview, record))
 
 
 __all__ = ["borrowed", "compiled"]

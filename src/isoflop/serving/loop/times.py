@@ -90,15 +90,14 @@ def event(s, kind, seconds, tokens):
     """Append one record to the log, if there is room."""
     n = s.whole[N_LOG]
     if n < len(s.log):
-        row = s.log[n]
-        row[0] = s.real[CLOCK]
-        row[1] = seconds
-        row[2] = s.whole[N_DECODING]
-        row[3] = s.whole[N_WAITING]
-        row[4] = s.whole[USED]
-        row[5] = tokens
-        row[6] = kind
-        row[7] = s.real[CONTEXT] / max(1, s.whole[N_DECODING])
+        s.log[n, 0] = s.real[CLOCK]
+        s.log[n, 1] = seconds
+        s.log[n, 2] = s.whole[N_DECODING]
+        s.log[n, 3] = s.whole[N_WAITING]
+        s.log[n, 4] = s.whole[USED]
+        s.log[n, 5] = tokens
+        s.log[n, 6] = kind
+        s.log[n, 7] = s.real[CONTEXT] / max(1, s.whole[N_DECODING])
         s.whole[N_LOG] = n + 1
 
 
