@@ -113,6 +113,7 @@ def main() -> None:
         methods,
         scaling,
         serving,
+        serving_accuracy,
         training,
         training_accuracy,
         unseen,
@@ -122,6 +123,7 @@ def main() -> None:
     device.main()
     unseen.main(data)
     serving.main()
+    serving_accuracy.report(data)
     methods.main()
     scaling.main(data / "data/laws")
     training.main()

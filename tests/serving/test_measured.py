@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from attrs import evolve
+from benchmarks.serving_accuracy import PROMISES, advised, by_batch, knee, memory_gap
 
 from isoflop.cost.engines import engine_text, load_engine, named_engine
 from isoflop.cost.features import Batch
@@ -131,3 +132,27 @@ def test_a_log_without_latencies_is_refused(tmp_path, end, says):
     path.write_text("arrival_s,prompt_tokens,output_tokens\n0,1,1\n")
     with pytest.raises(InvalidInput, match="not JSON"):
         read_latencies(path)
+
+
+def test_mind_the_memory_gap_by_batch():
+    """Two models whose runs fitted nothing: time per token, throughput, knee, the advised batch."""
+    path = shared("serving/measurements.csv")
+    rows = memory_gap(path)
+    curves = by_batch(rows, path)
+    assert set(curves) == {"Llama-2-7B", "OPT-1.3B", "OPT-2.7B"}
+    for model in ("Llama-2-7B", "OPT-2.7B"):
+        for metric, limit in (("tpot_s", 0.09), ("output_tokens_per_s", 0.13)):
+            measured, predicted = np.array([
+                (p.case.measured, p.predicted) for p in rows
+                if (p.case.model, p.case.metric) == (model, metric)
+            ]).T  # fmt: skip
+            assert np.mean(np.abs(predicted / measured - 1.0)) < limit
+    for curve in curves.values():
+        rate, tpot = curve["output_tokens_per_s"], curve["tpot_s"]
+        batches = sorted(rate)
+        # One batch of the measured ones apart at most, two for the knee of a flat curve.
+        place = [batches.index(knee(rate, which)) for which in (0, 1)]
+        assert abs(place[0] - place[1]) <= 2
+        for factor in PROMISES.values():
+            place = [batches.index(advised(rate, tpot, factor * tpot[32][0], w)) for w in (0, 1)]
+            assert abs(place[0] - place[1]) <= 1
