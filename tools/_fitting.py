@@ -65,6 +65,8 @@ def toml_table(name: str, values: Any) -> str:
                 text += ".0"
         elif isinstance(value, str):
             text = '"' + value.replace('"', "'") + '"'
+        elif isinstance(value, tuple):
+            text = str(value).replace("(", "[").replace(")", "]").replace(",]", "]")
         else:
             text = str(value)
         lines.append(f"{key} = {text}")

@@ -206,19 +206,13 @@ def write(family: str, devices: list[str], fits: dict, scores: dict, note: str =
     """One calibration file."""
     head = f'family = "{family}"\ndevices = {devices}\nsource = "tables"\n'.replace("'", '"')
     head += f'note = "{note}"\n' if note else ""
-    tables = [toml_table(f"gemm.{k}", _plain(p)) for k, p in fits.items()]
+    tables = [toml_table(f"gemm.{k}", p) for k, p in fits.items()]
     tables += [toml_table(f'quality."gemm.{k}"', q) for k, q in scores.items()]
     source = (
         '[sources.tables]\ntitle = "ai-dynamo/aiconfigurator measured kernels (Apache-2.0)"\n'
         'locator = "commit 095f58a5, systems/data, gemm/vllm"\ndate = "2026"\n'
     )
     (OUT / f"gemm-{family}.toml").write_text("\n".join([head, *tables, source]))
-
-
-def _plain(p: GemmParameters) -> dict[str, Any]:
-    record = attrs.asdict(p, recurse=False)
-    record["ladder"] = [list(entry) for entry in p.ladder]
-    return record
 
 
 def main() -> None:

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from attrs import evolve
 
-from _fitting import fit, held_out, quality, toml_table
+from _expert_tables import RATES, expert_problem
+from _fitting import toml_table
+from _tables import TABLES, Columns, Problem, only, read
 from isoflop.cost.collectives import CollectiveParameters, collective_time_s, over_host
 from isoflop.cost.kernels import DeviceShape
 from isoflop.cost.kernels.attention import (
@@ -32,11 +33,9 @@ from isoflop.cost.kernels.attention import (
     decode_time_s,
     prefill_time_s,
 )
-from isoflop.cost.kernels.moe import MoeParameters, moe_time_s
 from isoflop.hardware import load_accelerator
 
 OUT = Path(__file__).resolve().parents[1] / "src/isoflop/data/calibrations"
-TABLES = "operators/aiconfigurator"
 FAMILIES = {
     "hopper": {"h100-sxm": ("h100_sxm", "0.24.0"), "h200": ("h200_sxm", "0.24.0")},
     "ampere": {"a100-80gb-sxm": ("a100_sxm", "0.14.0")},
@@ -44,124 +43,6 @@ FAMILIES = {
 }
 LIBRARY = {"hopper": "fa3", "ampere": "fa2", "ada": "fa2"}
 """Attention library that the engine runs, as the tables name it."""
-SAMPLE = 4000
-"""Rows per device and kernel: enough for a dozen parameters, and the fit stays in minutes."""
-LEFT_OUT_MODELS = 40
-"""Expert shapes per device that a left-out fit of experts uses: all of them take over an hour."""
-RATES = {"bf16": "bf16", "fp8": "fp8", "fp8-block": "fp8", "int4": "bf16", "mxfp4": "bf16"}
-WEIGHT_BYTES = {"bf16": 2.0, "fp8": 1.0, "fp8-block": 1.0, "int4": 0.53, "mxfp4": 0.53}
-NAMES = {
-    "bfloat16": "bf16",
-    "fp8": "fp8",
-    "fp8_block": "fp8-block",
-    "int4_wo": "int4",
-    "w4a16_mxfp4": "mxfp4",
-}
-
-Columns = dict[str, np.ndarray]
-
-
-def read(
-    path: Path, keys: list[str], keep: Callable[[pa.Table], pa.Table] | None = None
-) -> Columns:
-    """Columns of a table, the fastest of repeated shapes, at most SAMPLE rows."""
-    table = pq.read_table(path)
-    if keep is not None:
-        table = keep(table)
-    if "window_size" in keys and "window_size" not in table.column_names:
-        table = table.append_column("window_size", pa.array(np.zeros(len(table), np.int64)))
-    grouped = (
-        table.group_by(keys)
-        .aggregate([("latency", "min")])
-        .sort_by([(k, "ascending") for k in keys])
-    )
-    columns = {k: np.asarray(grouped[k].to_pylist()) for k in [*keys, "latency_min"]}
-    columns["seconds"] = columns.pop("latency_min").astype(float) * 1e-3
-    count = len(columns["seconds"])
-    if count > SAMPLE:
-        pick = np.sort(np.random.default_rng(7).choice(count, SAMPLE, replace=False))
-        columns = {k: v[pick] for k, v in columns.items()}
-    return columns
-
-
-def only(column: str, value: str) -> Callable[[pa.Table], pa.Table]:
-    """Keep rows where `column` equals `value`."""
-    return lambda t: t.filter(pc.equal(t[column], value))
-
-
-class Problem:
-    """One kernel model over the devices of a family."""
-
-    def __init__(
-        self,
-        data: dict[str, Columns],
-        predict: Any,
-        build: Any,
-        start: Any,
-        low: Any,
-        high: Any,
-        shape: list[str],
-        scale: float = 0.1,
-    ):
-        self.data, self.predict, self.build = data, predict, build
-        self.foreign = predict  # with the parameters of another family's devices
-        self.start, self.low, self.high, self.scale = start, low, high, scale
-        self.held = {d: held_out(*(c[k] for k in shape)) for d, c in data.items()}
-
-    def errors(
-        self, x: np.ndarray, device: str, mask: np.ndarray, predict: Any = None
-    ) -> np.ndarray:
-        """log(predicted / measured) of the masked rows."""
-        rows = {k: v[mask] for k, v in self.data[device].items()}
-        shape = DeviceShape.of(load_accelerator(device))
-        seconds = (predict or self.predict)(self.build(x), shape, device, rows)
-        return np.log(seconds / rows["seconds"])
-
-    def foreign_error(self, x: np.ndarray) -> float:
-        """Largest median error of a device predicted with another family's parameters."""
-        return max(
-            float(np.median(np.abs(np.expm1(self.errors(x, d, self.held[d], self.foreign)))))
-            for d in self.data
-        )
-
-    def solve(self, devices: list[str]) -> np.ndarray:
-        """Fit on the fit rows of some devices."""
-        return fit(
-            lambda x: np.concatenate([self.errors(x, d, ~self.held[d]) for d in devices]),
-            self.start,
-            self.low,
-            self.high,
-            self.scale,
-        )
-
-    def run(
-        self, name: str, note: str, others: Problem | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Fit on all devices, evaluate held-out rows and leave-one-device-out errors.
-
-        A device alone in its family is predicted with the parameters of `others`.
-        """
-        devices = list(self.data)
-        x = self.solve(devices)
-        error = np.concatenate([self.errors(x, d, self.held[d]) for d in devices])
-        left = []
-        if len(devices) > 1:
-            for d in devices:
-                other = self.solve([o for o in devices if o != d])
-                left.append(np.median(np.abs(np.expm1(self.errors(other, d, self.held[d])))))
-        elif others is not None:
-            left = [self.foreign_error(others.solve(list(others.data)))]
-        rows = sum(int((~h).sum()) for h in self.held.values())
-        q = quality(error, rows, note, max(left, default=0.0))
-        print(
-            f"  {name:22s} {q['rows']:6d} rows  median {q['median_error']:.1%}  mean "
-            f"{q['mean_error']:.1%}  p90 {q['p90_error']:.1%}  left out {q['left_out_error']:.1%}  "
-            f"coverage {q['coverage']:.0%}",
-            flush=True,
-        )
-        return self.build(x), q
-
-
 ATTENTION_KEYS = [
     "batch_size",
     "isl",
@@ -183,16 +64,6 @@ def attention(data: Path, family: dict, which: str) -> dict[str, Columns]:
         )
         for d, (f, v) in family.items()
     }
-
-
-def per_group(c: Columns, keys: list[str], evaluate: Any) -> np.ndarray:
-    """Evaluate once per distinct combination of scalar keys."""
-    combos = np.unique(np.stack([c[k] for k in keys]), axis=1).T
-    out = np.empty(len(c["seconds"]))
-    for combo in combos:
-        mask = np.logical_and.reduce([c[k] == v for k, v in zip(keys, combo, strict=True)])
-        out[mask] = evaluate({k: v[mask] for k, v in c.items()}, *combo)
-    return out
 
 
 def prefill(data: Path, family: dict, library: str) -> Problem:
@@ -313,94 +184,6 @@ def mla_decode(data: Path, base: DecodeParameters) -> Problem:
     )  # fmt: skip
 
 
-MOE_KEYS = [
-    "num_tokens",
-    "hidden_size",
-    "inter_size",
-    "topk",
-    "num_experts",
-    "moe_tp_size",
-    "moe_ep_size",
-    "distribution",
-]
-MOE_SHAPE = [k for k in MOE_KEYS if k != "num_tokens"]
-
-
-def moe(data: Path, family: dict, kind: str) -> Problem:
-    """Routed experts of one weight class, on at most 16 expert ranks."""
-    raw = next(k for k, v in NAMES.items() if v == kind)
-
-    def keep(t: pa.Table) -> pa.Table:
-        t = t.filter(pc.and_(pc.equal(t["moe_dtype"], raw), pc.less_equal(t["moe_ep_size"], 16)))
-        if kind == "fp8-block":
-            return t.filter(pc.match_substring(t["kernel_source"], "triton"))
-        return t
-
-    columns = {
-        d: read(data / TABLES / f / "moe/vllm" / v / "moe_perf.parquet", MOE_KEYS, keep)
-        for d, (f, v) in family.items()
-    }
-
-    def predict(p: MoeParameters, shape: DeviceShape, device: str, c: Columns) -> np.ndarray:
-        rate = load_accelerator(device).rates.dense_flop_per_s[RATES[kind]]
-        rows = dict(c, balanced=(c["distribution"] == "balanced").astype(int))
-        keys = [
-            "hidden_size",
-            "inter_size",
-            "topk",
-            "num_experts",
-            "moe_tp_size",
-            "moe_ep_size",
-            "balanced",
-        ]
-        return per_group(
-            rows,
-            keys,
-            lambda r, hidden, inner, k, e, mtp, ep, bal: moe_time_s(
-                p,
-                shape,
-                r["num_tokens"],
-                hidden=hidden,
-                inner=inner / mtp,
-                experts=e,
-                experts_local=e / ep,
-                per_token=k,
-                rate_flop_per_s=rate,
-                weight_bytes_per_value=WEIGHT_BYTES[kind],
-                activation_bytes_per_value=1.0 if "fp8" in kind else 2.0,
-                balanced=bool(bal),
-                streamed=False,
-            ),
-        )
-
-    def build(x: np.ndarray) -> MoeParameters:
-        return MoeParameters(
-            fixed=x[0] * 1e-6,
-            small=x[1],
-            compute=x[2],
-            memory=x[3],
-            wave=x[4] * 1e-6,
-            join=x[5],
-            cache_speed=x[6],
-            residency=x[7],
-            skew=x[8],
-            imbalance=x[9],
-            permute=x[10],
-            align=x[11] * 1e-9,
-        )
-
-    return Problem(
-        columns,
-        predict,
-        build,
-        [35.0, 0.5, 0.55, 0.9, 0.5, 2.5, 4.0, 0.5, 0.6, 0.6, 1.5, 20.0],
-        [2, 0, 0.1, 0.3, 0, 1, 1.5, 0.02, 0, 0, 0, 0],
-        [80, 1, 1, 1, 12, 8, 12, 1.5, 1.2, 1.5, 6, 120],
-        MOE_KEYS,
-        0.15,
-    )
-
-
 def collectives(data: Path, family: dict, library: str, pattern: str) -> Problem:
     """All-reduce of an engine inside a captured graph, or one NCCL pattern."""
     columns: dict[str, Columns] = {}
@@ -470,7 +253,7 @@ def problems(data: Path, name: str) -> dict[str, Callable[[dict], Problem]]:
     """Every fitted table of a family but latent attention, as a function of the devices."""
     out: dict[str, Callable[[dict], Problem]] = {}
     for kind in RATES if name != "ampere" else ("bf16",):
-        out[f"moe.{kind}"] = lambda f, kind=kind: moe(data, f, kind)
+        out[f"moe.{kind}"] = lambda f, kind=kind: expert_problem(data, f, kind)
     out["prefill"] = lambda f: prefill(data, f, LIBRARY[name])
     out["decode"] = lambda f: decode(data, f, LIBRARY[name])
     if name != "ada":
@@ -491,28 +274,11 @@ def left_out(name: str, key: str, make: Callable[[dict], Problem]) -> Problem | 
     return make(devices)
 
 
-def thinned(problem: Problem, models: int = LEFT_OUT_MODELS) -> Problem:
-    """Experts' tables with the rows of `models` expert shapes per device, drawn at random.
-
-    The time of an evaluation goes with the distinct shapes, so whole ones are kept.
-    """
-    rng = np.random.default_rng(7)
-    kept = {}
-    for d, c in problem.data.items():
-        _, shape = np.unique(np.stack([c[k] for k in MOE_SHAPE]), axis=1, return_inverse=True)
-        shape = shape.reshape(-1)
-        count = int(shape.max()) + 1
-        mask = np.isin(shape, rng.choice(count, min(models, count), replace=False))
-        kept[d] = {k: v[mask] for k, v in c.items()}
-    return Problem(kept, problem.predict, problem.build, problem.start, problem.low,
-                   problem.high, MOE_KEYS, problem.scale)  # fmt: skip
-
-
 def left_out_alone(data: Path, name: str, only: list[str]) -> str:
     """The calibration file with left-out errors of experts and NCCL set, parameters untouched.
 
     Every row held out of the family's own fit is predicted with parameters fitted on the other
-    families' devices, of experts on a sample of their shapes.
+    families' devices.
     """
     path = OUT / f"kernels-{name}.toml"
     text = path.read_text()
@@ -522,9 +288,8 @@ def left_out_alone(data: Path, name: str, only: list[str]) -> str:
         others_ = left_out(name, key, make)
         if others_ is None:
             continue
-        few = thinned(others_) if key.startswith("moe.") else others_
-        error = make(FAMILIES[name]).foreign_error(few.solve(list(few.data)))
-        print(f"  {key:22s} left out {error:.1%}, fitted on {', '.join(few.data)}", flush=True)
+        error = make(FAMILIES[name]).foreign_error(others_.solve(list(others_.data)))
+        print(f"  {key:22s} left out {error:.1%}, fitted on {', '.join(others_.data)}", flush=True)
         table = rf'(?ms)(^\[quality\."{re.escape(key)}"\]\n.*?^left_out_error = )\S+'
         text = re.sub(table, lambda m, error=error: f"{m.group(1)}{error:.4g}", text)
     return text

@@ -22,6 +22,7 @@ from ..cost.kernels.attention import decode_time_s, prefill_time_s
 from ..cost.kernels.calibration import KernelCalibration, load_kernels
 from ..cost.kernels.gemm import gemm_time_s
 from ..cost.kernels.moe import moe_time_s
+from ..cost.kernels.routing import even_routing
 from ..cost.kernels.stream import StreamParameters, stream_time_s
 from ..cost.timing import UNMEASURED_SIGMA
 from ..errors import InvalidInput, UnknownName
@@ -154,7 +155,8 @@ def _experts(at: Setting, rows: Rows, _: Sequence[str]) -> Iterator[Part]:
             kernel, at.shape, np.array(tokens), hidden=float(r["hidden_size"]),
             inner=float(r["intermediate_size"]), experts=experts, experts_local=local,
             per_token=float(r["topk"]), rate_flop_per_s=at.rate("fp8"),
-            weight_bytes_per_value=1.0, activation_bytes_per_value=1.0, balanced=True,
+            weight_bytes_per_value=1.0, activation_bytes_per_value=1.0,
+            routing=even_routing(np.array(tokens), experts, local, float(r["topk"])),
         )  # fmt: skip
         predicted[i] = float(seconds) - kernel.fixed
     yield Part(what="fp8 experts", predicted=predicted, measured=measured,

@@ -18,6 +18,7 @@ from ..cost.kernels.moe import moe_time_s
 from ..errors import InvalidInput, IsoflopError, MissingExtra
 from ..hardware import Accelerator, load_accelerator
 from .case import Case, Prediction
+from .routing import benchmark_routing, deals_in_turn, is_gated
 
 CLASSES = {
     "bfloat16": ("bf16", "bf16", 2.0),
@@ -207,48 +208,40 @@ def _decode(device: Accelerator, cal: KernelCalibration, rows: Columns) -> tuple
 
 def _moe(device: Accelerator, cal: KernelCalibration, rows: Columns) -> tuple[Any, Any, Any]:
     shape = DeviceShape.of(device)
-    keys = [
-        "moe_dtype",
-        "hidden_size",
-        "inter_size",
-        "topk",
-        "num_experts",
-        "moe_tp_size",
-        "moe_ep_size",
-        "distribution",
-    ]
 
-    def one(
-        r: Columns,
-        dtype: str,
-        hidden: int,
-        inner: int,
-        k: int,
-        e: int,
-        tp: int,
-        ep: int,
-        distribution: str,
-    ) -> Any:
+    def one(r: Columns, dtype: str, version: str) -> Any:
         kind, rate, width = CLASSES.get(str(dtype), ("", "", 0.0))
         if kind not in cal.moe or rate not in device.rates.dense_flop_per_s:
             return np.nan
+        in_turn = deals_in_turn(str(version))
+        shapes = zip(*(r[c] for c in ("hidden_size", "inter_size", "topk", "num_experts")))
+        gated = [is_gated(int(h), int(i), int(k), int(e), in_turn) for h, i, k, e in shapes]
         return moe_time_s(
             cal.moe[kind],
             shape,
             r["num_tokens"],
-            hidden=hidden,
-            inner=inner / tp,
-            experts=e,
-            experts_local=e / ep,
-            per_token=k,
+            hidden=r["hidden_size"],
+            inner=r["inter_size"] / r["moe_tp_size"],
+            experts=r["num_experts"],
+            experts_local=r["num_experts"] / r["moe_ep_size"],
+            per_token=r["topk"],
             rate_flop_per_s=device.rates.dense_flop_per_s[rate],
             weight_bytes_per_value=width,
             activation_bytes_per_value=1.0 if "fp8" in kind else 2.0,
-            balanced=distribution == "balanced",
+            gated=np.array(gated),
+            routing=benchmark_routing(
+                r["num_tokens"],
+                r["num_experts"],
+                r["topk"],
+                r["moe_ep_size"],
+                r["distribution"],
+                in_turn,
+            ),
             streamed=False,
         )
 
-    return _by(rows, keys, one), _sigma(cal, "moe.bf16"), "no measured class for these weights"
+    seconds = _by(rows, ["moe_dtype", "version"], one)
+    return seconds, _sigma(cal, "moe.bf16"), "no measured class for these weights"
 
 
 def _collective(device: Accelerator, cal: KernelCalibration, rows: Columns) -> tuple[Any, Any, Any]:

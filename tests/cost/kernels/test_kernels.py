@@ -10,7 +10,8 @@ from isoflop.cost.kernels.attention import decode_time_s, prefill_time_s, tiled_
 from isoflop.cost.kernels.calibration import load_kernels
 from isoflop.cost.kernels.flash import LIBRARIES, key_splits
 from isoflop.cost.kernels.gemm import gemm_time_s
-from isoflop.cost.kernels.moe import experts_touched, moe_time_s, popularity
+from isoflop.cost.kernels.moe import moe_time_s
+from isoflop.cost.kernels.routing import experts_touched, popularity
 from isoflop.evidence.operator_rows import predict_operator_table
 from isoflop.hardware import load_accelerator
 from tests.shared_data import data
@@ -134,7 +135,7 @@ TABLES = [
     ("a100_sxm/gemm/vllm/0.14.0/gemm_perf.parquet", "gemm", 0.08),
     ("a100_sxm/attention/vllm/0.14.0/generation_attention_perf.parquet", "decode", 0.10),
     ("a100_sxm/attention/vllm/0.14.0/context_attention_perf.parquet", "prefill", 0.10),
-    ("a100_sxm/moe/vllm/0.14.0/moe_perf.parquet", "moe", 0.25),
+    ("a100_sxm/moe/vllm/0.14.0/moe_perf.parquet", "moe", 0.11),
 ]
 
 

@@ -1,20 +1,36 @@
-"""Routed experts: two grouped products over the experts that the tokens visit."""
+"""Routed experts: two grouped products over the experts that the tokens visit.
+
+Each expert's rows are padded to whole tiles. A tile's step over the inner dimension takes its
+products and the loads of its operands, from the last-level cache where they fit there and at a
+slower pace where they do not; tiles run in waves over the units, against the bytes of the visited
+experts' weights from memory. Between the products, activations are permuted, gated and summed.
+
+Libraries take the tile by a rule of the number of tokens (`ladder`), or a searched one for shapes
+they ship a table for (`tuned`) or of a device whose rule is not known (no ladder).
+
+References
+----------
+vLLM's grouped Triton kernel (`fused_moe`): tile rules of releases up to 0.17 and from 0.18 on, as
+its default configuration states them; Triton loads in wide words where a matrix's row length
+divides by 16 values.
+"""
 
 from __future__ import annotations
-
-from functools import lru_cache
 
 import numpy as np
 from attrs import frozen
 from numpy.typing import ArrayLike
 
 from ..features import Array
+from .routing import Routing, engine_routing
 from .shape import DeviceShape
 
-TILE_ROWS = (16, 32, 64, 128)
-TILE_COLUMNS = (64, 128)
+TILES = tuple((rows, columns) for rows in (16, 32, 64, 128) for columns in (64, 128, 256))
+"""Tiles of a searched table: rows by columns."""
 SMALL_TOKENS = 4.0
 """Tokens over which the cheap small-batch routing path gives way to the general one."""
+ALIGNED_VALUES = 16
+"""Values that a row's length must divide by for wide loads."""
 
 
 @frozen(kw_only=True)
@@ -27,16 +43,34 @@ class MoeParameters:
         Seconds of routing, alignment and launches.
     small : float
         Share of `fixed` saved by a single token.
-    compute, memory, wave, join, cache_speed, residency : float
-        As for GEMMs.
-    skew : float
-        Expert popularity falls as rank to minus this power (0: uniform).
-    imbalance : float
-        Extra load of the busiest rank per doubling of the expert degree.
+    compute : float
+        Share of the dense rate that a tile's products reach.
+    memory : float
+        Share of peak memory bandwidth of a large transfer.
+    wave : float
+        Seconds of prologue and epilogue per wave of tiles.
+    join : float
+        Exponent of the p-norm of math and memory time.
+    near : float
+        Bandwidth of the last-level cache under all units, over that of memory.
+    far : float
+        Share of `near` at which a tile loads operands that outgrow the cache.
+    residency : float
+        Share of the last-level cache that holds a working set.
     permute : float
         Times the permuted activations cross memory beyond the products themselves.
+    idle : float
+        The same for pairs whose expert another rank holds, where every rank sees all tokens.
     align : float
         Seconds of alignment per expert.
+    unaligned : float
+        Slow-down of the second product where its row length does not divide by 16.
+    ladder : tuple of (tokens, rows, columns)
+        Fixed rule: the tile of the first entry with at least so many tokens, else of the last.
+    per_expert : bool
+        Whether the ladder counts tokens per local expert.
+    tuned : tuple of (experts, inner)
+        Local experts and inner width of shapes that are searched all the same.
     """
 
     fixed: float
@@ -45,40 +79,16 @@ class MoeParameters:
     memory: float
     wave: float
     join: float
-    cache_speed: float
+    near: float
+    far: float
     residency: float
-    skew: float
-    imbalance: float
     permute: float
+    idle: float
     align: float
-
-
-@lru_cache(maxsize=256)
-def popularity(experts: int, per_token: float, skew: float) -> Array:
-    """Probability that a token visits each expert; they sum to `per_token`, none above one."""
-    weight = np.arange(1, experts + 1.0) ** -skew
-    share = weight / weight.sum()
-    q = np.minimum(1.0, per_token * share)
-    for _ in range(50):
-        full = q >= 1.0
-        rest = per_token - full.sum()
-        if full.all() or rest <= 0:
-            break
-        scaled = np.where(full, 1.0, np.minimum(1.0, share * rest / share[~full].sum()))
-        if np.array_equal(scaled >= 1.0, full):
-            q = scaled
-            break
-        q = scaled
-    return q
-
-
-def experts_touched(tokens: ArrayLike, experts: int, per_token: float, skew: float = 0.0) -> Array:
-    """Expected distinct experts that `tokens` tokens visit: sum over experts of 1 - (1 - q)^T."""
-    t = np.asarray(tokens, float)
-    q = popularity(int(experts), float(per_token), float(skew))
-    if np.all(q == q[0]):
-        return experts * -np.expm1(t * np.log1p(-min(q[0], 1 - 1e-12)))
-    return -np.expm1(t[..., None] * np.log1p(-np.minimum(q, 1 - 1e-12))).sum(axis=-1)
+    unaligned: float
+    ladder: tuple[tuple[int, ...], ...] = ()
+    per_expert: bool = False
+    tuned: tuple[tuple[int, ...], ...] = ()
 
 
 def moe_time_s(
@@ -86,80 +96,101 @@ def moe_time_s(
     device: DeviceShape,
     tokens: ArrayLike,
     *,
-    hidden: float,
-    inner: float,
-    experts: float,
-    experts_local: float,
-    per_token: float,
+    hidden: ArrayLike,
+    inner: ArrayLike,
+    experts: ArrayLike,
+    experts_local: ArrayLike,
+    per_token: ArrayLike,
     rate_flop_per_s: float,
     weight_bytes_per_value: float,
     activation_bytes_per_value: float = 2.0,
-    gated: bool = True,
-    balanced: bool = False,
+    gated: ArrayLike = True,
+    routing: Routing | None = None,
     streamed: bool = True,
 ) -> Array:
-    """Seconds of one layer's routed experts on one rank.
+    """Seconds of one layer's routed experts on one rank, arrays broadcasting with `tokens`.
 
     Parameters
     ----------
     tokens : array
         Tokens of the whole expert group, before dispatch.
-    inner : float
+    inner : array
         Width of one expert on this rank (already divided by the expert's tensor degree).
-    experts, experts_local : float
+    experts, experts_local : array
         Experts in all and on this rank.
-    balanced : bool
-        Round-robin routing, where T tokens touch min(T k, E) experts and every rank carries the
-        same load; otherwise skewed routing with the busiest rank deciding.
+    routing : Routing
+        What this rank receives; an engine's by default (`routing.engine_routing`).
+    streamed : bool
+        True for an engine: weights come from memory, and other ranks' pairs are not seen. False
+        for a benchmark that repeats one problem over all tokens of the group.
     """
     t = np.asarray(tokens, float)
-    degree = experts / experts_local
-    if balanced:
-        touched = np.minimum(t * per_token, experts)
-        load = t * per_token / degree
-    else:
-        touched = experts_touched(t, int(experts), per_token, p.skew)
-        load = t * per_token / degree * (1.0 + p.imbalance * np.log2(degree))
-    local = np.clip(touched / degree, np.minimum(1.0, t), experts_local)
-    load = np.minimum(load, t * min(per_token, experts_local))
-    load = np.maximum(load, np.minimum(local, t * per_token))
-    up = (2 if gated else 1) * inner
-    weights = local * (up + inner) * hidden * weight_bytes_per_value
+    h, i, e, el, k, g = np.broadcast_arrays(
+        *(np.asarray(v, float) for v in (hidden, inner, experts, experts_local, per_token, gated))
+    )
+    if routing is None:
+        routing = engine_routing(t, float(e), float(el), float(k))
+    up = (1.0 + g) * i
+    weights = routing.local * (up + i) * h * weight_bytes_per_value
     hit = np.zeros(t.shape) if streamed else device.resident(weights, p.residency)
+    bytes_per = (weight_bytes_per_value, activation_bytes_per_value)
+    tiles = [(np.ones(t.shape, bool), TILES)] if not p.ladder else _chosen(p, t, el, i)
     total = np.zeros(t.shape)
-    for n, k in ((up, hidden), (hidden, inner)):
-        total = total + _grouped(
-            p, device, local, load, n, k, hit, rate_flop_per_s, weight_bytes_per_value,
-            activation_bytes_per_value, balanced,
-        )  # fmt: skip
-    total = total + p.permute * load * (2 * hidden + 3 * inner) * 2 / device.bandwidth_bytes_per_s
+    for n, depth, rows in ((up, h, t), (i * 0.0 + h, i, routing.load)):
+        seconds = _grouped(p, device, routing, n, depth, rows, hit, rate_flop_per_s, bytes_per,
+                           tiles)  # fmt: skip
+        # The first product's rows are of the model's width, which always divides.
+        total = total + seconds * np.where(depth % ALIGNED_VALUES == 0, 1.0, p.unaligned)
+    others = 0.0 if streamed else p.idle * np.maximum(t * k - routing.load, 0.0)
+    moved = (p.permute * routing.load + others) * (2 * h + 3 * i) * 2
+    total = total + moved / device.bandwidth_bytes_per_s
     fixed = p.fixed * (1.0 - p.small * np.exp(-np.maximum(t - 1.0, 0.0) / SMALL_TOKENS))
-    return np.where(t > 0, total + fixed + p.align * experts, 0.0)
+    return np.where(t > 0, total + fixed + p.align * e, 0.0)
+
+
+def _chosen(
+    p: MoeParameters, tokens: Array, experts_local: Array, inner: Array
+) -> list[tuple[Array, tuple[tuple[int, int], ...]]]:
+    """Masks of `tokens` and the tiles considered there."""
+    counted = tokens / experts_local if p.per_expert else tokens
+    tuned = np.zeros(tokens.shape, bool)
+    for experts, width in p.tuned:
+        tuned |= (np.round(experts_local) == experts) & (np.round(inner) == width)
+    out = [(tuned, TILES)]
+    left = ~tuned
+    for place, (most, rows, columns) in enumerate(p.ladder):
+        mask = left & (counted <= most) if place < len(p.ladder) - 1 else left
+        out.append((mask, ((rows, columns),)))
+        left = left & ~mask
+    return [(mask, tiles) for mask, tiles in out if mask.any()]
 
 
 def _grouped(
-    p: MoeParameters, device: DeviceShape, local: Array, load: Array, n: float, k: float,
-    hit: Array, rate_flop_per_s: float, weight_bytes: float, activation_bytes: float,
-    balanced: bool,
+    p: MoeParameters, device: DeviceShape, routing: Routing, n: Array, k: Array, rows: Array,
+    hit: Array, rate_flop_per_s: float, bytes_per: tuple[float, float],
+    choices: list[tuple[Array, tuple[tuple[int, int], ...]]],
 ) -> Array:  # fmt: skip
-    """One grouped product: each touched expert's rows are padded to whole tiles."""
+    """One grouped product of `n` columns and depth `k`, whose inputs are a matrix of `rows`."""
     units, bandwidth = device.units, device.bandwidth_bytes_per_s
-    cache = p.cache_speed * bandwidth
-    rows = load / np.maximum(local, 1e-9)
-    moved = local * n * k * weight_bytes + load * (k * activation_bytes + 2 * n)
-    memory = moved * ((1 - hit) / (bandwidth * p.memory) + hit / cache)
-    best = np.full(np.shape(load), np.inf)
-    for tm in TILE_ROWS:
-        # Uneven loads waste half a tile per expert on average.
-        padded = np.ceil(rows / tm - 1e-9) if balanced else rows / tm + 0.5
-        for tn in TILE_COLUMNS:
-            tiles = local * np.maximum(1.0, padded) * np.ceil(n / tn)
+    near = p.near * bandwidth
+    weight, activation = bytes_per
+    moved = routing.local * n * k * weight + routing.load * (k * activation + 2 * n)
+    memory = moved * ((1 - hit) / (bandwidth * p.memory) + hit / near)
+    arithmetic = 2.0 / (rate_flop_per_s * device.reached(p.compute) / units)
+    held = device.resident(rows * k * activation, p.residency)
+    load_a = (held + (1 - held) / p.far) * activation * units / near
+    held = device.resident(n * k * weight, p.residency)
+    load_b = (held + (1 - held) / p.far) * weight * units / near
+    out = np.zeros(np.shape(rows))
+    for mask, options in choices:
+        best = np.full(np.shape(rows), np.inf)
+        for tm, tn in options:
+            tiles = routing.tiles(tm) * np.ceil(n / tn)
             waves = np.maximum(tiles / units, 1.0) + 0.5 * (tiles > units)
-            per_k = max(
-                2.0 * tm * tn / (rate_flop_per_s * device.reached(p.compute) / units),
-                (tm * activation_bytes + tn * weight_bytes) / (cache / units),
-            )
-            math = waves * (k * per_k + p.wave)
+            step = np.hypot(arithmetic * tm * tn, tm * load_a + tn * load_b)
+            math = waves * (k * step + p.wave)
             filled = np.sqrt(np.minimum(1.0, np.maximum(tiles, 1e-9) / units))
-            best = np.minimum(best, (math**p.join + (memory / filled) ** p.join) ** (1 / p.join))
-    return best
+            time = (math**p.join + (memory / filled) ** p.join) ** (1 / p.join)
+            best = np.minimum(best, time)
+        out = np.where(mask, best, out)
+    return out
