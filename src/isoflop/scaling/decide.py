@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-from ..errors import InvalidInput, IsoflopError
+from ..errors import InvalidInput, IsoflopError, UnknownName
 from ..units import parse, show_count
 from .fit import central_interval
-from .law import Allocation, Law, find_law
+from .law import Allocation, Law, find_law, law_names
+
+if TYPE_CHECKING:
+    from .published import PublishedLaw
 
 Array = NDArray[Any]
 
@@ -48,25 +51,46 @@ class Believed:
 
 
 def load_law(name: str) -> Believed:
-    """A fit's JSON file, or a published law by its catalog id.
+    """A fit's JSON file, or a published law by its catalog id; a form's name where one fits it.
 
     Raises
     ------
     InvalidInput, UnknownName
-        If the file is no fit, or no published law has that name.
+        If the file is no fit, no published law has that name, or the form of that name has
+        several published fits.
     """
     path = Path(name)
     if path.suffix == ".json" or path.is_file():
         return _read_fit(path)
-    from .published import load_published
-
-    entry = load_published(name)
+    entry = _published(name)
     law = find_law(entry.law)
     theta = law.vector(entry.constants)
     return Believed(
         name=entry.id, law=law, theta=theta, draws=entry.draws(law), valid=entry.ranges(),
         source=entry.citation(),
     )  # fmt: skip
+
+
+def _published(name: str) -> PublishedLaw:
+    from .published import load_published, published_names
+
+    try:
+        return load_published(name)
+    except UnknownName:
+        fits = [n for n in published_names() if load_published(n).law == name.strip().lower()]
+        if len(fits) == 1:
+            return load_published(fits[0])
+        if fits:
+            raise InvalidInput(
+                f"'{name}' is a form with several published fits: {', '.join(sorted(fits))}. "
+                "Name one of them."
+            ) from None
+        if name.strip().lower() in law_names():
+            raise InvalidInput(
+                f"'{name}' is a form without published constants. Fit it to runs of your own: "
+                f"isoflop fit runs.csv --law {name} --out fit.json, then --law fit.json."
+            ) from None
+        raise
 
 
 def _read_fit(path: Path) -> Believed:

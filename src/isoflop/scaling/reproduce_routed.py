@@ -68,8 +68,8 @@ def _columns(rows: Rows) -> tuple[dict[str, Array], Array]:
 def _refit(law: Law, start: Array, x: dict[str, Array], y: Array) -> tuple[Array, Array]:
     """Least squares of log loss from starts around the published constants, and standard errors."""
     rng = np.random.default_rng(0)
-    starts = start * (1.0 + 0.2 * rng.standard_normal((32, len(start))))
-    theta, value, _ = generic(law, x, y, starts, delta=1e3, log_residual=True, iterations=2000)
+    starts = start * (1.0 + 0.2 * rng.standard_normal((8, len(start))))
+    theta, value, _ = generic(law, x, y, starts, delta=1e3, log_residual=True, iterations=600)
     best = theta[int(np.argmin(value))]
     fitted = law.predict(best, x)
     return best, standard_errors(law.gradient(best, x) / fitted[:, None], np.log(fitted / y))
