@@ -13,10 +13,13 @@ from isoflop.errors import InvalidInput
 from isoflop.hardware import load_accelerator
 from isoflop.models import load_model
 from isoflop.plans import Plan
+from isoflop.serving.bounds import over_time
 from isoflop.serving.disaggregated import simulate_split
+from isoflop.serving.loop.records import BUSY, N_LOG
 from isoflop.serving.router import router_names
 from isoflop.serving.server import Server
 from isoflop.serving.simulate import simulate, simulate_stream
+from isoflop.serving.slo import parse_slo
 from isoflop.serving.speculation import Speculation
 from isoflop.serving.timeline import chrome_trace
 from isoflop.serving.traffic import Trace
@@ -155,6 +158,47 @@ def test_timeline_is_a_chrome_trace(base):
     assert sum(e["dur"] for e in slices) == pytest.approx(
         report.instances[0].real(3) * 1e6, rel=1e-6
     )
+
+
+def test_every_event_of_a_timeline_has_what_the_format_asks(base):
+    report = simulate(base, poisson(requests=60), replicas=2, events=1000)
+    needed = {"X": {"name", "ts", "dur", "pid", "tid"}, "C": {"name", "ts", "pid", "args"},
+              "M": {"name", "pid", "args"}}  # fmt: skip
+    events = json.loads(chrome_trace(report))["traceEvents"]
+    assert {e["ph"] for e in events} == set(needed)
+    for e in events:
+        assert needed[e["ph"]] <= set(e)
+        if e["ph"] == "C":
+            assert all(isinstance(v, (int, float)) for v in e["args"].values())
+        if e["name"] == "bound by, %":
+            assert sum(e["args"].values()) == pytest.approx(100.0, abs=0.3)
+
+
+def test_what_bounds_every_second_adds_up_to_the_run(base):
+    report = simulate(base, poisson(rate=4.0, requests=200, prompt=900), events=100_000)
+    instance = report.instances[0]
+    log = instance.state.log[: instance.whole(N_LOG)]
+    edges, shares = over_time(base.step, log, bins=50)
+    assert np.allclose(sum(shares.values()), 1.0)
+    assert all(np.all(s >= 0) for s in shares.values())
+    assert shares["idle"].max() > 0.5  # four requests a second leave gaps
+    busy = (1.0 - shares["idle"]).mean() * (edges[-1] - edges[0])
+    assert busy == pytest.approx(instance.real(BUSY), rel=1e-6)
+    # Step by step, it is what the report says of the mean steps.
+    for name, share in report.summary["bound"].items():
+        over = shares[name].mean() / (1.0 - shares["idle"]).mean()
+        assert over == pytest.approx(share, abs=0.1)
+
+
+def test_goodput_counts_requests_within_every_promise(base):
+    report = simulate(base, poisson(rate=30.0, requests=300, prompt=900))
+    promises = parse_slo("ttft<200ms@p99,tpot<12ms@p95,ttft<100ms@p50,itl<1s")
+    c = report.collected
+    good = (c.ttft_s <= 0.1) & ~(c.tpot_s > 0.012)
+    assert 0 < good.sum() < len(good)
+    wanted = good.mean() * report.summary["requests_per_s"]
+    assert report.goodput_per_s(promises) == pytest.approx(wanted)
+    assert report.goodput_per_s(parse_slo("itl<1s")) is None
 
 
 def test_timeline_has_every_instance_of_two_pools(base):

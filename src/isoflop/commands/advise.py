@@ -188,7 +188,7 @@ def _print(found: Advice, changes: list[dict[str, Any]]) -> None:
     rows = []
     for f in found.finalists:
         v = f.report.summary
-        cells = [_short(f), f"{f.candidate.usd_per_hour:,.2f}" if c.step.device.price else
+        cells = [f.candidate.short(), f"{f.candidate.usd_per_hour:,.2f}" if c.step.device.price else
                  _devices(f.candidate.devices), show_s(v["ttft_s"]["p99"]),
                  _time(v["tpot_s"]["p95"]), show_s(v["e2e_s"]["p99"]), f"{v['utilization']:.0%}",
                  "chosen" if f is best else _why_lost(f, best)]  # fmt: skip
@@ -232,16 +232,6 @@ def _time(value: float | None) -> str:
     from ..units import show_s
 
     return "-" if value is None else show_s(value)
-
-
-def _short(f: Confirmed) -> str:
-    c = f.candidate
-    fmt = c.step.plan.formats
-    share = f" ({c.share}/device)" if c.share > 1 else ""
-    plan = c.step.plan.describe().replace("single device", "tp1")
-    count = f"{c.prefills}+{c.decodes}" if c.prefills else f"{c.replicas}"
-    return (f"{count} x {c.step.device.id} {plan}{share}, {fmt.stored}, "
-            f"kv {fmt.kv}")  # fmt: skip
 
 
 def _devices(count: int) -> str:

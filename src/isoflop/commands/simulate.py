@@ -121,15 +121,21 @@ def simulate(
     json
         Print JSON.
     timeline
-        Write the steps of the first replica as a Chrome trace (chrome://tracing, Perfetto).
+        Write every instance's steps as a Chrome trace (chrome://tracing, Perfetto).
     plot
         Write a chart: .svg, .png or .html.
     """
+    from ..plots.chart import writable
     from ..serving.server import Server
     from ..serving.simulate import simulate as run
+    from ..serving.slo import parse_slo
     from ..units import parse
     from ._output import progress_bar
     from .explain import build_step
+
+    promised = parse_slo(slo) if slo else []
+    if plot is not None:
+        writable(plot)
 
     def make(devices: str) -> Server:
         return Server(
@@ -172,7 +178,8 @@ def simulate(
                 drop_long=traffic.drop_long, events=events, progress=progress,
                 sustained=clocks == "sustained",
             )  # fmt: skip
-    promises = _promises(report, slo)
+    promises = report.kept(promised)
+    report.summary["goodput_requests_per_s"] = report.goodput_per_s(promised)
     report.summary.update(carbon(report.summary["joules_per_output_token"], grid))
     if json:
         from ._output import print_json
@@ -258,19 +265,6 @@ def _split(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def _promises(report: ServingReport, slo: str) -> list[dict[str, Any]]:
-    if not slo:
-        return []
-    from ..serving.slo import parse_slo
-
-    return [
-        {"promise": str(p), "value_s": p.value_s(report.summary), "kept": p.kept(report.summary),
-         "share_within": report.goodput({f"{p.metric}_s": p.limit_s})
-         if p.metric != "itl" else None}
-        for p in parse_slo(slo)
-    ]  # fmt: skip
-
-
 def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]) -> None:
     from ..units import show_s
     from ._output import console, table
@@ -324,6 +318,8 @@ def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]
         share = "" if p["share_within"] is None else f"; {p['share_within']:.1%} of requests within"
         state = "kept" if p["kept"] else "[bold]broken[/]"
         out.print(f"Promise {p['promise']}: {state} ({show_s(p['value_s'] or 0.0)}){share}.")
+    if s["goodput_requests_per_s"] is not None:
+        out.print(f"Goodput {s['goodput_requests_per_s']:.3g} requests/s within every promise.")
     out.print(
         f"Simulated in {s['wall_s']:.2f} s, {s['simulated_requests_per_wall_s']:,.0f} requests/s."
     )

@@ -29,16 +29,29 @@ def log_scale(reach: Sequence[float]) -> Any:
     return altair().Scale(type="log", domain=[min(reach), max(reach)], nice=False)
 
 
-def log_axis(reach: Sequence[float], short: bool = False) -> Any:
-    """Ticks at the powers of ten, and at 3 of each where there are fewer than four."""
+_SECONDS = (
+    "datum.value < 0.999e-3 ? format(datum.value * 1e6, '.2~r') + ' µs' : "
+    "datum.value < 0.999 ? format(datum.value * 1e3, '.2~r') + ' ms' : "
+    "format(datum.value, '.2~r') + ' s'"
+)
+
+
+def log_axis(reach: Sequence[float], short: bool = False, seconds: bool = False) -> Any:
+    """Ticks at the powers of ten; where there are fewer than four also at 3, then at 2 and 5.
+
+    `short` writes counts with their suffix, `seconds` writes us, ms or s.
+    """
     import math
 
     low, high = min(reach), max(reach)
     tens = [10.0**k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
     inside = [v for v in tens if low <= v <= high]
-    if len(inside) < 4:
-        inside = sorted(v for t in tens for v in (t, 3 * t) if low <= v <= high)
+    for more in ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        if len(inside) < (4 if more == (1, 3) else 3):
+            inside = sorted(v for t in tens for v in (m * t for m in more) if low <= v <= high)
     alt = altair()
+    if seconds:
+        return alt.Axis(values=inside, labelExpr=_SECONDS)
     if short:
         return alt.Axis(values=inside, labelExpr=SHORT)
     return alt.Axis(values=inside, format=".0e", labelExpr="replace(datum.label, 'e+', 'e')")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .chart import altair
+from .scales import log_axis, log_scale
 
 if TYPE_CHECKING:
     from ..serving.report import ServingReport
@@ -15,58 +16,113 @@ POINTS = 1500
 
 
 def chart(report: ServingReport) -> Any:
-    """Latency distributions, and batch, queue and cache over time."""
+    """Latency distributions; batch, queue, cache and what bounds the first instance over time."""
     import numpy as np
 
-    alt = altair()
-    series = {"first token": report.collected.ttft_s, "whole request": report.collected.e2e_s}
-    curves = []
-    for name, values in series.items():
-        v = np.sort(values[np.isfinite(values)])
-        keep = np.unique(np.linspace(0, len(v) - 1, min(len(v), 400)).astype(int))
-        curves += [{"what": name, "s": float(v[i]), "share": (i + 1) / len(v)} for i in keep]
-    left = (
-        alt.Chart(alt.Data(values=curves))
-        .mark_line()
-        .encode(
-            x=alt.X("s:Q", scale=alt.Scale(type="log"), title="seconds"),
-            y=alt.Y("share:Q", axis=alt.Axis(format="%"), title="share of requests below"),
-            color=alt.Color("what:N", title=None, legend=alt.Legend(orient="top")),
-        )
-        .properties(width=320, height=240, title="Latency")
-    )
-    instance = report.instances[0]
-    log = instance.state.log[: instance.whole(_n_log())]
-    step = max(1, len(log) // POINTS)
-    blocks = report.server.blocks
-    state = []
-    for row in log[::step]:
-        state.append({"t": float(row[0]), "what": "decoding", "n": float(row[2])})
-        state.append({"t": float(row[0]), "what": "waiting", "n": float(row[3])})
-        state.append({"t": float(row[0]), "what": "cache, % of pages",
-                      "n": float(row[4]) / blocks * 100})  # fmt: skip
-    right = (
-        alt.Chart(alt.Data(values=state))
-        .mark_line(strokeWidth=1)
-        .encode(
-            x=alt.X("t:Q", title="simulated time (s)"),
-            y=alt.Y("n:Q", title=None),
-            row=alt.Row("what:N", title=None, header=alt.Header(labelAngle=0, labelAlign="left")),
-        )
-        .properties(width=360, height=70)
-        .resolve_scale(y="independent")
-    )
-    return alt.hconcat(left, right)
-
-
-def _n_log() -> int:
+    from ..serving.bounds import over_time
     from ..serving.loop.records import N_LOG
 
-    return N_LOG
+    alt = altair()
+    series = {"per output token": report.collected.tpot_s, "first token": report.collected.ttft_s,
+              "whole request": report.collected.e2e_s}  # fmt: skip
+    curves, ends = [], []
+    for name, values in series.items():
+        v = np.sort(values[np.isfinite(values)])
+        if not len(v):
+            continue
+        keep = np.unique(np.linspace(0, len(v) - 1, min(len(v), 400)).astype(int))
+        curves += [{"what": name, "s": float(v[i]), "share": (i + 1) / len(v)} for i in keep]
+        # Labels at different heights, so that none covers another.
+        height = 0.8 - 0.3 * len(ends)
+        ends.append({"what": name, "s": float(np.quantile(v, height)), "share": height})
+    reach = [c["s"] for c in curves]
+    colours = alt.Color("what:N", legend=None, scale=alt.Scale(
+        domain=list(series), range=["#1b9e77", "#1b6ca8", "#d95f02"]))  # fmt: skip
+    x = alt.X("s:Q", scale=log_scale(reach), axis=log_axis(reach, seconds=True), title=None)
+    y = alt.Y("share:Q", axis=alt.Axis(format="%"), title="share of requests below")
+    left = alt.layer(
+        alt.Chart(alt.Data(values=curves)).mark_line().encode(x=x, y=y, color=colours),
+        alt.Chart(alt.Data(values=ends))
+        .mark_text(align="left", dx=6, fontWeight="bold")
+        .encode(x=x, y=y, color=colours, text="what:N"),
+    ).properties(width=320, height=330, title="Latency")
+    instance = report.instances[0]
+    log = instance.state.log[: instance.whole(N_LOG)]
+    if not len(log):
+        return left
+    # A value holds until the next step begins; where none follows at once, nothing runs.
+    gaps = np.append(log[1:, 0], np.inf) - (log[:, 0] + log[:, 1]) > 1e-9
+    idle = np.zeros((int(gaps.sum()), log.shape[1]))
+    idle[:, 0] = (log[:, 0] + log[:, 1])[gaps]
+    seen = np.concatenate([log, idle])
+    seen = seen[np.argsort(seen[:, 0], kind="stable")]
+    span = alt.Scale(domain=[float(log[0, 0]), float(log[-1, 0] + log[-1, 1])], nice=False)
+    panels = []
+    for column, name, scale in ((2, "sequences decoding", 1.0), (3, "requests waiting", 1.0),
+                                (4, "cache in use, %", 100.0 / report.server.blocks)):  # fmt: skip
+        values = [{"t": float(r[0]), "n": float(r[column]) * scale}
+                  for r in seen[:: max(1, len(seen) // POINTS)]]  # fmt: skip
+        panels.append(
+            alt.Chart(alt.Data(values=values))
+            .mark_area(interpolate="step-after", color="#1b6ca8", opacity=0.6)
+            .encode(
+                x=alt.X("t:Q", scale=span, title=None, axis=alt.Axis(labels=False)),
+                y=alt.Y(
+                    "n:Q",
+                    title=None,
+                    axis=alt.Axis(tickCount=3),
+                    scale=alt.Scale(domain=[0, max(1.0, *(v["n"] for v in values))]),
+                ),
+            )
+            .properties(width=380, height=58, title=_left(name))
+        )
+    edges, shares = over_time(instance.server.step, log)
+    bars = [
+        {"t": float(edges[i]), "u": float(edges[i + 1]), "what": name, "n": float(part[i]),
+         "order": order}
+        for order, (name, part) in enumerate(shares.items()) for i in range(len(part)) if part[i] > 1e-4
+    ]  # fmt: skip
+    panels.append(
+        alt.Chart(alt.Data(values=bars))
+        .mark_bar(binSpacing=0)
+        .encode(
+            x=alt.X("t:Q", scale=span, title="simulated time (s)", bin="binned"),
+            x2="u:Q",
+            y=alt.Y(
+                "n:Q",
+                stack=True,
+                title=None,
+                axis=alt.Axis(format="%", tickCount=3),
+                scale=alt.Scale(domain=[0, 1]),
+            ),
+            order="order:O",
+            color=alt.Color(
+                "what:N",
+                title=None,
+                scale=alt.Scale(domain=list(BOUND_COLOURS), range=list(BOUND_COLOURS.values())),
+                legend=alt.Legend(orient="bottom", columns=5),
+            ),
+        )
+        .properties(width=380, height=58, title=_left("time bound by"))
+    )
+    right = alt.vconcat(*panels, spacing=6)
+    return alt.hconcat(left, right).resolve_scale(color="independent")
+
+
+BOUND_COLOURS = {"compute": "#d95f02", "memory": "#1b6ca8", "network": "#7570b3",
+                 "overhead": "#999999", "idle": "#eeeeee"}  # fmt: skip
+
+
+def _left(text: str) -> Any:
+    return altair().TitleParams(
+        text, anchor="start", frame="group", fontSize=11, fontWeight="normal", offset=2
+    )
 
 
 def front(found: Advice) -> Any:
     """Price against time per token: every candidate, the front, what was simulated."""
+    import math
+
     alt = altair()
     points = [
         {"usd": c.usd_per_hour, "ms": c.tpot_s * 1e3, "what": "closed form"}
@@ -76,20 +132,36 @@ def front(found: Advice) -> Any:
     marks = [
         {"usd": f.candidate.usd_per_hour,
          "ms": (f.report.summary["tpot_s"]["mean"] or 0.0) * 1e3,
-         "label": ("chosen: " if f is found.best else "") + f.candidate.step.plan.describe()}
+         "label": f.candidate.short() + (" (chosen)" if f is found.best else "")}
         for f in found.finalists
     ]  # fmt: skip
+    marks = [m for m in marks if m["ms"] > 0]
+    reach = [p["ms"] for p in (*points, *marks)]
+    # Labels of neighbours one below the other: at least 13 of the 320 pixels apart.
+    least = 13 / 320 * math.log(max(reach) / min(reach)) if len(reach) > 1 else 0.0
+    below = -math.inf
+    for m in sorted(marks, key=lambda m: m["ms"]):
+        below = max(math.log(m["ms"]), below + least)
+        m["label_ms"] = math.exp(below)
+    reach += [m["label_ms"] for m in marks]
     x = alt.X("usd:Q", title="price (USD per hour)", scale=alt.Scale(zero=False))
-    y = alt.Y("ms:Q", title="mean time per output token (ms)", scale=alt.Scale(type="log"))
+    scale, axis = log_scale(reach), log_axis(reach, short=True)
+    y = alt.Y("ms:Q", title="mean time per output token (ms)", scale=scale, axis=axis)
     cloud = alt.Chart(alt.Data(values=points)).mark_point(opacity=0.25, color="#999999").encode(
         x=x, y=y
     )  # fmt: skip
     line = alt.Chart(alt.Data(values=edge)).mark_line(color="#1b6ca8").encode(x=x, y=y)
-    spots = alt.Chart(alt.Data(values=marks)).mark_circle(size=80, color="#d95f02")
+    spots = alt.Chart(alt.Data(values=marks)).mark_circle(size=80, color="#d95f02", opacity=1)
     text = alt.Chart(alt.Data(values=marks)).mark_text(align="left", dx=8, color="#d95f02")
     return alt.layer(
-        cloud, line, spots.encode(x=x, y=y), text.encode(x=x, y=y, text="label:N")
-    ).properties(width=520, height=320, title="Price against time per token")  # fmt: skip
+        cloud, line, spots.encode(x=x, y=y),
+        text.encode(x=x, y=alt.Y("label_ms:Q", scale=scale, axis=axis), text="label:N"),
+    ).properties(
+        width=620, height=320,
+        title=alt.TitleParams("Price against time per token",
+                              subtitle="grey: closed form, blue: its front, orange: simulated "
+                              "on the trace"),
+    )  # fmt: skip
 
 
 def load_curve(rows: list[dict[str, Any]]) -> Any:
@@ -97,25 +169,35 @@ def load_curve(rows: list[dict[str, Any]]) -> Any:
     alt = altair()
     other = ("max_sequences", "max_tokens", "policy", "plan", "weights", "kv")
     varied = [k for k in other if len({r[k] for r in rows}) > 1]
-    points = []
+    points, order = [], []
     for r in rows:
-        name = ", ".join(f"{k} {r[k]}" for k in varied) or "all"
+        name = ", ".join(f"{k.replace('_', ' ')} {r[k]}" for k in varied) or "all"
+        if name not in order:
+            order.append(name)
         for metric, label in (("ttft_s", "first token"), ("tpot_s", "per output token")):
             if r[metric]["p99"] is not None:
                 points.append({"rate": r["rate"], "s": r[metric]["p99"], "what": label,
                                "setting": name})  # fmt: skip
-    return (
-        alt.Chart(alt.Data(values=points))
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("rate:Q", title="requests per second"),
-            y=alt.Y("s:Q", scale=alt.Scale(type="log"), title="99th percentile (s)"),
-            color=alt.Color("setting:N", title=None),
-            column=alt.Column("what:N", title=None),
-        )
-        .properties(width=300, height=240)
-        .resolve_scale(y="independent")
-    )
+    panels = []
+    for label in ("first token", "per output token"):
+        mine = [p for p in points if p["what"] == label]
+        if not mine:
+            continue
+        reach = [p["s"] for p in mine]
+        panels.append(
+            alt.Chart(alt.Data(values=mine))
+            .mark_line(point=True)
+            .encode(
+                x=alt.X("rate:Q", title="requests per second"),
+                y=alt.Y("s:Q", scale=log_scale(reach), axis=log_axis(reach, seconds=True),
+                        title="99th percentile"),
+                color=alt.Color("setting:N", title=None, sort=order,
+                                legend=alt.Legend(orient="top", symbolType="stroke")
+                                if len(order) > 1 else None),
+            )
+            .properties(width=300, height=240, title=label)
+        )  # fmt: skip
+    return alt.hconcat(*panels)
 
 
 def power(series: list[dict[str, Any]]) -> Any:

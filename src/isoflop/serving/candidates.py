@@ -119,6 +119,14 @@ class Candidate:
             f"{self.max_sequences} sequences, {self.max_tokens} tokens per step"
         )
 
+    def short(self) -> str:
+        """One line of a table: replicas (prefill + decode), device, plan and formats."""
+        f = self.step.plan.formats
+        share = f" ({self.share}/device)" if self.share > 1 else ""
+        plan = self.step.plan.describe().replace("single device", "tp1")
+        count = f"{self.prefills}+{self.decodes}" if self.prefills else f"{self.replicas}"
+        return f"{count} x {self.step.device.id} {plan}{share}, {f.stored}, kv {f.kv}"
+
 
 @frozen(kw_only=True)
 class Rejected:

@@ -11,6 +11,7 @@ from attrs import evolve, field, frozen
 from ..cost.features import Array, Batch
 from ..cost.power import Load, at_clock, power_watts, settled_clock, step_load
 from ..errors import InvalidInput
+from .bounds import RESOURCES, bound_shares
 from .loop.records import (
     BATCH_S,
     BIN_LOW,
@@ -35,6 +36,7 @@ from .traffic import Trace
 if TYPE_CHECKING:
     from .running import Running
     from .server import Server
+    from .slo import Promise
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 NAMES = ("p50", "p90", "p95", "p99")
@@ -208,6 +210,24 @@ class ServingReport:
             good &= ~(v > limit)
         return float(good.mean())
 
+    def kept(self, promises: Sequence[Promise]) -> list[dict[str, Any]]:
+        """Each promise with its value, whether it is kept and the share of requests within it."""
+        return [
+            {"promise": str(p), "value_s": p.value_s(self.summary), "kept": p.kept(self.summary),
+             "share_within": None if p.metric == "itl"
+             else self.goodput({f"{p.metric}_s": p.limit_s})}
+            for p in promises
+        ]  # fmt: skip
+
+    def goodput_per_s(self, promises: Sequence[Promise]) -> float | None:
+        """Requests per second within all limits on requests; None without any."""
+        limits: dict[str, float] = {}
+        for p in promises:
+            if p.metric != "itl":
+                name = f"{p.metric}_s"
+                limits[name] = min(p.limit_s, limits.get(name, np.inf))
+        return self.goodput(limits) * self.summary["requests_per_s"] if limits else None
+
 
 TOTALS = (BUSY, BATCH_S, BLOCK_S, CONTEXT_S, DECODE_TOKENS, PROMPT_TOKENS, PROMPT_S)
 COUNTS = (PREEMPTIONS, STEPS, ITERATIONS, N_REFUSED, UNIT_HITS, UNIT_LOOKUPS, HOST_HITS,
@@ -280,7 +300,7 @@ def make_report(
     hourly = [g.usd_per_hour for g in groups]
     usd = None if None in hourly else sum(h for h in hourly if h) * span / 3600.0
     held = sum(g.total[BUSY] * g.server.blocks for g in groups)
-    bound = {"compute": 0.0, "memory": 0.0, "network": 0.0, "overhead": 0.0}
+    bound = dict.fromkeys(RESOURCES, 0.0)
     for g in groups:
         for name, share in _bounds(g.server, g.mean).items():
             bound[name] += share * g.total[BUSY] / busy
@@ -387,18 +407,8 @@ class _Mean:
 
 def _bounds(server: Server, mean: _Mean) -> dict[str, float]:
     """Share of busy time bound by compute, memory, network and host, at the mean steps."""
-    from ..cost.matrix import roofline_s
-
-    step = server.step
-    parts = roofline_s(step.matrix, step.peaks, mean.batch)
-    names = list(parts)
-    winner = np.argmax(np.stack([parts[n] for n in names]), axis=0)
-    weighted = mean.kernels_s / mean.step_s * mean.weight
-    shares: dict[str, float] = {"compute": 0.0, "memory": 0.0, "network": 0.0, "overhead": 0.0}
-    for i, name in enumerate(names):
-        shares[name if name in shares else "overhead"] += float(weighted[winner == i].sum())
-    shares["overhead"] += float((mean.weight * mean.overhead_s / mean.step_s).sum())
-    return shares
+    shares = bound_shares(server.step, mean.batch)
+    return {name: float((mean.weight * share).sum()) for name, share in shares.items()}
 
 
 def _watts(server: Server, mean: _Mean, busy: float) -> float:
