@@ -80,7 +80,8 @@ def chart(report: ServingReport) -> Any:
     bars = [
         {"t": float(edges[i]), "u": float(edges[i + 1]), "what": name, "n": float(part[i]),
          "order": order}
-        for order, (name, part) in enumerate(shares.items()) for i in range(len(part)) if part[i] > 1e-4
+        for order, (name, part) in enumerate(shares.items()) for i in range(len(part))
+        if part[i] > 1e-4
     ]  # fmt: skip
     panels.append(
         alt.Chart(alt.Data(values=bars))
