@@ -49,8 +49,9 @@ REPETITION_COPIES = 6
 """Weight copies the benchmark behind the fit cycles through, so that they leave small caches."""
 RESIDENCY_SHARPNESS = 6.0
 """Exponent of the hit rate's fall as a working set outgrows the cache."""
-CHUNK = 1 << 19
-"""Shape-candidate pairs evaluated at a time, to stay in processor cache."""
+CHUNK = 1 << 16
+"""Shape-candidate pairs evaluated at a time, half a megabyte an array, to stay in processor cache:
+2^19 take twice as long."""
 
 
 @frozen(kw_only=True)
@@ -176,16 +177,15 @@ def _hit(working_set: Array, p: GemmParameters, device: DeviceShape) -> Array:
 
 
 def _candidates(p: GemmParameters, m: Array, n: Array) -> tuple[Array, Array, Array]:
-    """Tile rows, tile columns and splits: one row of candidates, or one tile per shape."""
+    """Tile rows, tile columns and splits, axes (shape, tile, split): all, or one tile per shape."""
     if p.ladder:
         table = np.array(p.ladder, float)
         fits = (m[:, None] <= table[:, 0]) & (n[:, None] <= table[:, 1])
         fits[:, -1] = True
         pick = table[np.argmax(fits, axis=1)]
-        return pick[:, 2:3], pick[:, 3:4], np.ones((len(m), 1))
-    tiles = np.repeat(np.array(TILES, float), len(SPLITS), axis=0)
-    splits = np.tile(np.array(SPLITS, float), len(TILES))
-    return tiles[None, :, 0], tiles[None, :, 1], splits[None, :]
+        return pick[:, 2, None, None], pick[:, 3, None, None], np.ones((1, 1, 1))
+    tiles = np.array(TILES, float)
+    return tiles[None, :, :1], tiles[None, :, 1:], np.array(SPLITS, float)[None, None, :]
 
 
 def _flat(
@@ -206,7 +206,7 @@ def _flat(
     cached = weights * kept + (inputs + outputs) * hit
     memory = (near - cached) / speed + cached / cache
 
-    m, n, k = m[:, None], n[:, None], k[:, None]
+    m, n, k = (v[:, None, None] for v in (m, n, k))
     blocks = np.ceil(m / tm) * np.ceil(n / tn) * splits
     step = np.maximum(
         2.0 * tm * tn / (rate * device.reached(p.compute) / device.units),
@@ -219,18 +219,20 @@ def _flat(
     math = math + np.where(splits > 1, parts, 0.0)
     side = p.patch * np.sqrt(device.units)
     reread = m * n * k * (activation / (tn * side) + weight / (tm * side))
-    reread = np.maximum(reread - (weights + inputs)[:, None], 0.0) * (1.0 - hit)[:, None] / speed
-    filled = np.minimum(np.maximum(blocks, 1.0) / device.units, 1.0) ** p.fill
-    memory = (memory[:, None] + reread) / filled
+    held, missed = (weights + inputs)[:, None, None], (1.0 - hit)[:, None, None]
+    reread = np.maximum(reread - held, 0.0) * missed / speed
+    busy = np.maximum(blocks, 1.0) / device.units
+    filled = np.power(busy, p.fill, out=np.ones(busy.shape), where=busy < 1.0)
+    memory = (memory[:, None, None] + reread) / filled
     allowed = (splits == 1) | (k >= splits * MIN_SPLIT_K)
-    best = np.argmin(np.where(allowed, math + memory, np.inf), axis=1)
-    row = np.arange(len(best))
-    math, memory = math[row, best], memory[row, best]
+    total = np.where(allowed, math + memory, np.inf).reshape(len(m), -1)
+    row, best = np.arange(len(m)), np.argmin(total, axis=1)
+    math, memory = (v.reshape(total.shape)[row, best] for v in (math, memory))
     joined = np.maximum(math, memory)
     joined = joined * (1.0 + (np.minimum(math, memory) / np.maximum(joined, 1e-30)) ** p.join) ** (
         1.0 / p.join
     )
-    ideal = 2.0 * (m * n * k)[:, 0] / rate
+    ideal = 2.0 * (m * n * k)[:, 0, 0] / rate
     decades = np.log10(np.maximum(ideal, 1e-30) / THROTTLE_FROM_S)
     slow = 1.0 + p.throttle * np.clip(decades, 0.0, THROTTLE_DECADES)
-    return np.where(m[:, 0] > 0, joined * slow + p.fixed, 0.0)
+    return np.where(m[:, 0, 0] > 0, joined * slow + p.fixed, 0.0)
