@@ -161,7 +161,8 @@ def _tabulate(cases: Sequence[Case], first: Mapping[int, float], *, padded: bool
     context = mean_context(prompt, output, spread)
     batch = Batch(decode_sequences=clients / step.plan.data, decode_context=context)
     kernels = step.operator_s(batch)
-    sigma = step_sigma(step.operators, kernels, np.zeros(len(cases)), step.timer, BARE)
+    known = evolve(BARE, kernel_scale={step.device.family: 1.0})
+    sigma = step_sigma(step.operators, kernels, np.zeros(len(cases)), step.timer, known)
     same = {
         "family": step.device.family, "depth": float(step.model.depth), "launch_s": step.launch_s,
         "chunk": 8192.0 * step.plan.data,

@@ -7,6 +7,7 @@ from isoflop.cli import main
 from isoflop.evidence.predict import predict_cases
 from isoflop.evidence.published import published_cases
 from isoflop.evidence.read import read_cases
+from isoflop.evidence.serving_rows import serving_case
 from isoflop.evidence.silicon_rows import silicon_cases
 from isoflop.evidence.summary import summarise
 from tests.shared_data import data
@@ -158,3 +159,17 @@ def test_release_chooses_the_engine():
     assert engine_of("vLLM", "0.5.2.dev1210") == "vllm-v0"
     assert engine_of("vLLM", "0.19.0") == "vllm"
     assert engine_of("SGLang", "0.5.9") == "sglang"
+
+
+def test_stated_lengths_may_be_the_longest():
+    row = {
+        "source": "x", "engine": "vLLM", "engine_version": "0.17", "model": "Llama-3.1-8B",
+        "precision": "bf16", "gpu": "H100", "n_gpus": "1", "tp": "1", "pp": "1", "ep": "1",
+        "input_len": "1000", "output_len": "500", "batch_or_concurrency": "8",
+        "metric": "tpot_ms", "value": "9", "note": "lengths from 0.8",
+    }  # fmt: skip
+    case = serving_case(2, row)
+    assert (case.prompt_tokens, case.output_tokens) == (900.0, 450.0)
+    # Uniform between 400 and 500: deviation 100 / sqrt(12).
+    assert case.output_cv == pytest.approx(100 / np.sqrt(12) / 450)
+    assert serving_case(2, row | {"note": ""}).prompt_tokens == 1000.0

@@ -124,6 +124,11 @@ class KernelTimer:
         """Fitted parameters in use."""
         return self._loaded[0]
 
+    @property
+    def own_family(self) -> bool:
+        """Whether kernels of the device's family were measured at all."""
+        return self._loaded[1]
+
     @cached_property
     def shape(self) -> DeviceShape:
         """The device as kernels see it."""

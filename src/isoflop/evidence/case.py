@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from ..plans import Formats, Plan
 from .names import precision as known_precision
@@ -144,6 +145,16 @@ class Prediction:
     high: float | None = None
     label: str = ""
     reason: str = ""
+
+
+def as_run(case: Case, protocol: Protocol) -> Case:
+    """The case with its load generator's run, and with mean lengths for the longest."""
+    mean = protocol.mean_length
+    return evolve(
+        case, protocol=protocol, prompt_tokens=case.prompt_tokens * mean,
+        output_tokens=case.output_tokens * mean,
+        output_cv=(1.0 - protocol.shortest) / (2.0 * mean) / math.sqrt(3.0),
+    )  # fmt: skip
 
 
 def weight_formats(precision: str, model: str, experts: str = "") -> Formats:

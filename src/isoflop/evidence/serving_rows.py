@@ -10,7 +10,7 @@ from attrs import evolve
 from ..cost.engines import engine_of
 from ..errors import IsoflopError
 from ..plans import Plan
-from .case import Arrivals, Case, Protocol, weight_formats
+from .case import Arrivals, Case, Protocol, as_run, weight_formats
 from .silicon_rows import number, role_of
 
 SERVING_COLUMNS = frozenset(
@@ -116,6 +116,9 @@ def _fill(case: Case, row: dict[str, str]) -> Case:
     if "bench max load" in note or "static batch" in note or size == "max":
         # trtllm-bench and gptSessionBenchmark call the engine: no server answers each sequence.
         case = evolve(case, protocol=Protocol(served=False))
+    spread = re.search(r"lengths from (0?\.\d+)", note)
+    if spread:
+        case = as_run(case, Protocol(shortest=float(spread.group(1))))
     case = _batching(case, size, note, engine)
     # Some of these rows are medians of the runs that the engine overheads were fitted on.
     if "ai-dynamo" in row["source"]:

@@ -11,7 +11,7 @@ from attrs import evolve
 from ..errors import IsoflopError
 from ..plans import Plan
 from .benchmarks import protocol_of, unrecorded
-from .case import Case, Role, weight_formats
+from .case import Case, Role, as_run, weight_formats
 
 SILICON_COLUMNS = frozenset(
     ["silicon_data_source", "backend", "model_path", "system", "precision", "isl", "osl",
@@ -40,7 +40,8 @@ def silicon_cases(line: int, row: dict[str, str]) -> list[Case]:
     try:
         base = _fill(base, row, origin)
         # The split goes by the stated lengths, the price by those that really ran.
-        base = _as_run(evolve(base, role=role_of(base)), origin)
+        base = evolve(base, role=role_of(base))
+        base = as_run(base, protocol_of(origin, base))
         base = evolve(base, reason=base.reason or unrecorded(origin, base))
     except IsoflopError as error:
         base = evolve(base, reason=str(error))
@@ -53,17 +54,6 @@ def silicon_cases(line: int, row: dict[str, str]) -> list[Case]:
                 reason = "a TTFT above 10 s is a queue: fewer sequences ran than were sent"
             cases.append(evolve(base, metric=metric, measured=value, reason=reason))
     return cases or [evolve(base, reason=base.reason or "neither TPOT nor TTFT is positive")]
-
-
-def _as_run(case: Case, origin: str) -> Case:
-    """The case with its load generator's run, and with mean lengths for stated ones."""
-    protocol = protocol_of(origin, case)
-    mean = protocol.mean_length
-    return evolve(
-        case, protocol=protocol, prompt_tokens=case.prompt_tokens * mean,
-        output_tokens=case.output_tokens * mean,
-        output_cv=(1.0 - protocol.shortest) / (2.0 * mean) / math.sqrt(3.0),
-    )  # fmt: skip
 
 
 def role_of(case: Case) -> Role:
