@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoflop.errors import InvalidInput
-from isoflop.numerics import decode, encode, load_format, pack, round_to, unpack
+from isoflop.numerics import _floatround, decode, encode, load_format, pack, round_to, unpack
 from isoflop.numerics.formats import BlockFormat, CodebookFormat, PositFormat, names
 from isoflop.numerics.formats.named import NF4_VALUES
 
@@ -160,8 +160,6 @@ def test_mx_equals_a_literal_reading(name, rule):
      "mxfp6-e2m3-rceil", "nvfp4", "nvfp4-one-level", "nvfp4-torchao"],
 )  # fmt: skip
 def test_compiled_and_plain_blocks_agree(monkeypatch, name):
-    from isoflop.numerics import _floatround
-
     rng = np.random.default_rng(3)
     x = rng.standard_normal((200, 128)) * 2.0 ** rng.uniform(-140, 120, (200, 1))
     x = x.astype(np.float32)
@@ -173,6 +171,55 @@ def test_compiled_and_plain_blocks_agree(monkeypatch, name):
         results.append(round_to(x, name))
     assert np.array_equal(*results)
     assert not results[0][3].any()
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "nvfp4-one-level", "nvfp4-torchao", "mxfp4-rceil"])
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_compiled_blocks_round_quotients_at_the_boundaries_as_the_plain_body(name, seed):
+    # Values whose quotient by the block's scale is a midpoint of the element, or its neighbour
+    # in float32: where anything but the exact division and rounding would show.
+    rng = np.random.default_rng(seed)
+    fmt = load_format(name)
+    table = np.unique(np.abs(fmt.element.values))
+    middles = rng.choice((table[1:] + table[:-1]) / 2, (64, fmt.block))
+    middles[:, 0] = fmt.element.max
+    scales = (1 + rng.integers(0, 8, (64, 1)) / 8) * 2.0 ** rng.integers(-6, 8, (64, 1))
+    x = (middles * scales * rng.choice([-1, 1], middles.shape)).astype(np.float32)
+    x = np.nextafter(x, x * rng.integers(0, 3, x.shape).astype(np.float32))
+    results = []
+    for body in ("compiled", "plain"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_floatround, "FORCED", body)
+            results.append(round_to(x, name))
+    assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "nvfp4-one-level", "mxfp4", "bfp12-n32"])
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_blocks_go_into_out_and_do_not_depend_on_threads(body, name, threads):
+    x = np.random.default_rng(4).standard_normal((400, 512)).astype(np.float32)
+    expected = round_to(x, name)
+    out = np.full_like(x, -1)
+    assert round_to(x, name, out=out, threads=threads) is out
+    assert np.array_equal(out, expected)
+    columns = np.full((512, 400), -1, np.float32).T  # not contiguous: a copy at the end
+    assert round_to(x, name, out=columns) is columns
+    assert np.array_equal(columns, expected)
+    assert round_to(x, name, out=x, threads=threads) is x
+    assert np.array_equal(x, expected)
+    with pytest.raises(InvalidInput, match="must match x"):
+        round_to(x, name, out=out[:-1])
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "nvfp4-one-level", "mxfp4"])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_blocks_say_where_the_first_bad_value_is(body, name, bad):
+    x = np.ones((400, 512), np.float32)
+    x[321, 77] = bad
+    for threads in (1, 2):
+        with pytest.raises(InvalidInput, match=r"\(321, 77\)"):
+            round_to(x, name, threads=threads)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
-"""Numba bodies of block rounding: one pass over each block for its maximum, one to round.
+"""Numba bodies of block rounding: maxima of the blocks, their scales, then the values.
 
-The block length is a constant of each compiled body, so both loops unroll into whole vectors.
+Three short loops instead of one: each vectorises whole, where the few scalar divisions of a scale
+between two loops over 16 values cost more than the values themselves. They work on pieces that
+stay in the cache. The block length is a constant of each compiled body, so the inner loops
+unroll into whole vectors.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from typing import Literal
 
 import numba
 import numpy as np
@@ -16,9 +20,15 @@ from ._kernels import _OPTIONS
 _U = np.uint32
 _ABS = _U(0x7FFFFFFF)
 _ONE, _ZERO = _U(1), _U(0)
-_INF = _U(0x7F800000)
-_FRACTION = _U(0x7FFFFF)
+_HALF_MIN_NORMAL = _U(0x00400000)
 _SHIFT = _U(23)
+_BIAS = np.int32(127)
+
+PIECE = 1 << 14
+"""Values that pass through the three loops at a time."""
+
+Rule = Literal["power", "divide", "multiply"]
+"""Scales that are powers of two, or small floats to divide by, or their reciprocals."""
 
 
 @numba.njit(inline="always")
@@ -33,66 +43,103 @@ def _element(u, shift, keep, half, normal, big, top):
 
 
 @cache
-def power_of_two(block: int):
-    """Rounding to floats with a power-of-two scale per `block` values."""
+def maxima(block: int):
+    """Bits of the largest magnitude of every `block` values, and of all of them."""
 
     @numba.njit(**_OPTIONS)
-    def body(x, out, carry, emax, shift, keep, half, normal, big, top):
-        bad = _ZERO
-        for b in range(x.size // block):
+    def body(x, tops):
+        most = _ZERO
+        for b in range(tops.size):
             at = b * block
             amax = _ZERO
             for j in range(block):
                 a = band(x[at + j], _ABS)
                 amax = a if a > amax else amax
-            bad = bor(bad, _ONE if amax >= _INF else _ZERO)
-            # carry lifts the exponent by one exactly when the scale rule says so
-            power = np.int64(shr(add(amax, carry), _SHIFT)) - 127 - emax
-            power = min(max(power, -127), 127)
-            up, down = _two_to(power), _two_to(-power)
-            for j in range(block):
-                y = as_uint(as_float(x[at + j]) * down)
-                r = _element(y, shift, keep, half, normal, big, top)
-                out[at + j] = as_uint(as_float(r) * up)
-        return bad
+            tops[b] = amax
+            most = amax if amax > most else most
+        return most
 
     return body
 
 
 @numba.njit(inline="always")
 def _two_to(power):
-    return as_float(shl(_U(power + 127), _SHIFT) if power > -127 else _U(0x00400000))
+    return as_float(shl(_U(power + _BIAS), _SHIFT) if power > -_BIAS else _HALF_MIN_NORMAL)
+
+
+@numba.njit(**_OPTIONS)
+def _power_scales(tops, factors, backs, how):
+    """Powers of two: 2^-e into `factors`, 2^e into `backs`, e an int32 of the exponent field."""
+    carry, emax = how  # carry lifts the exponent by one exactly when the scale rule says so
+    for b in range(tops.size):
+        power = np.int32(shr(add(tops[b], carry), _SHIFT)) - _BIAS - emax
+        power = min(max(power, -_BIAS), _BIAS)
+        factors[b] = _two_to(-power)
+        backs[b] = _two_to(power)
+
+
+def _float_scales(reciprocal: bool):
+    @numba.njit(**_OPTIONS)
+    def body(tops, factors, backs, how):
+        """Small floats: what to divide by (or multiply with) and the scale to go back."""
+        tensor, floor, element_max, scale = how
+        shift, keep, half, normal, big, top = scale
+        inverse_tensor = np.float32(1) / tensor
+        for b in range(tops.size):
+            raw = as_float(tops[b]) / element_max / tensor
+            lifted = raw if raw > floor else floor
+            raw = lifted if raw > np.float32(0) or reciprocal else np.float32(0)
+            s = as_float(_element(as_uint(raw), shift, keep, half, normal, big, top))
+            safe = s if s > np.float32(0) else np.float32(1)
+            factors[b] = inverse_tensor / safe if reciprocal else safe * tensor
+            backs[b] = s * tensor
+
+    return body
+
+
+def _rounding(block: int, divides: bool):
+    @numba.njit(**_OPTIONS)
+    def body(x, out, factors, backs, element):
+        shift, keep, half, normal, big, top = element
+        for b in range(factors.size):
+            at = b * block
+            factor, back = factors[b], backs[b]
+            for j in range(block):
+                v = as_float(x[at + j])
+                y = as_uint(v / factor if divides else v * factor)
+                r = _element(y, shift, keep, half, normal, big, top)
+                out[at + j] = as_uint(as_float(r) * back)
+
+    return body
 
 
 @cache
-def float_scale(block: int):
-    """Rounding to floats with a small-float scale per `block` values and a tensor scale."""
+def rounding(block: int, rule: Rule):
+    """body(x, out, tops, how, element): round in pieces, return the bits of the largest magnitude.
+
+    `tops` holds the block maxima if they are known and is empty if not (then they are measured
+    piece by piece); `how` is what the scales follow from.
+    """
+    measure = maxima(block)
+    scales = _power_scales if rule == "power" else _float_scales(rule == "multiply")
+    rounded = _rounding(block, rule == "divide")
+    blocks = PIECE // block
 
     @numba.njit(**_OPTIONS)
-    def body(x, out, tensor, reciprocal, floor, element_max, element, scale):
-        shift, keep, half, normal, big, top = element
-        s_shift, s_keep, s_half, s_normal, s_big, s_top = scale
-        inverse_tensor = np.float32(1) / tensor
-        bad = _ZERO
-        for b in range(x.size // block):
-            at = b * block
-            amax = _ZERO
-            for j in range(block):
-                a = band(x[at + j], _ABS)
-                amax = a if a > amax else amax
-            bad = bor(bad, _ONE if amax >= _INF else _ZERO)
-            raw = as_float(amax) / element_max / tensor
-            raw = max(raw, floor) if raw > np.float32(0) or reciprocal else np.float32(0)
-            s = as_float(_element(as_uint(raw), s_shift, s_keep, s_half, s_normal, s_big, s_top))
-            safe = s if s > np.float32(0) else np.float32(1)
-            product = safe * tensor
-            factor = inverse_tensor / safe
-            back = s * tensor
-            for j in range(block):
-                v = as_float(x[at + j])
-                y = as_uint(v * factor if reciprocal else v / product)
-                r = _element(y, shift, keep, half, normal, big, top)
-                out[at + j] = as_uint(as_float(r) * back)
-        return bad
+    def body(x, out, tops, how, element):
+        factors, backs = np.empty(blocks, np.float32), np.empty(blocks, np.float32)
+        measured = np.empty(blocks, np.uint32)
+        most = _ZERO
+        for at in range(0, x.size, PIECE):
+            end = min(at + PIECE, x.size)
+            n = (end - at) // block
+            if tops.size > 0:
+                piece_tops = tops[at // block : at // block + n]
+            else:
+                piece_tops = measured[:n]
+                most = max(most, measure(x[at:end], piece_tops))
+            scales(piece_tops, factors[:n], backs[:n], how)
+            rounded(x[at:end], out[at:end], factors[:n], backs[:n], element)
+        return most
 
     return body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Literal
@@ -359,16 +360,17 @@ def run(x, fmt, policy, codes: bool, out, seed: int, random, threads: int) -> No
         before = (np.int64(first), key_a, key_b) if call.counted else ()
         return int(call.kernel(source[first:last], target[first:last], *before, *call.arguments))
 
-    nans = _in_threads(part, x.size, threads)
+    nans = sum(in_threads(part, x.size, threads))
     if nans and want.nan[0] == "error":
         at = int(np.flatnonzero(np.isnan(x))[0])
         _raise(fmt, at, x[at], "is NaN")
 
 
-def _in_threads(part, size: int, threads: int) -> int:
+def in_threads(part: Callable[[int, int], int], size: int, threads: int) -> list[int]:
+    """`part(first, last)` over all of `size` values, in ranges that start at multiples of 128."""
     if threads <= 1 or size < 4 * SMALL:
-        return part(0, size)
-    edges = np.linspace(0, size, threads + 1).astype(int) // 64 * 64
+        return [part(0, size)]
+    edges = np.linspace(0, size, threads + 1).astype(int) // 128 * 128
     edges[-1] = size
     with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(part, edges[:-1], edges[1:]))
+        return list(pool.map(part, edges[:-1].tolist(), edges[1:].tolist()))

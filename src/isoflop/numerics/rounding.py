@@ -69,8 +69,11 @@ def round_on_host(x, fmt, policy, seed: int, random=None, out=None, threads: int
     """`round_to` of an array in host memory, its format and policy resolved."""
     view = arrays.view(x)
     if hasattr(fmt, "round_blocks"):
-        result = fmt.round_blocks(view.floats(), policy, seed=seed)
-        return view.wrap(result, out)
+        source = view.floats()
+        into = None if out is None else view.target(out, source)
+        workers = _workers(threads)
+        result = fmt.round_blocks(source, policy, seed=seed, out=into, threads=workers)
+        return view.finish(result.reshape(-1), out)
     _holds(fmt, view.dtype_name)
     flat = view.floats().reshape(-1)
     words = _words(random, flat.size)
@@ -218,10 +221,14 @@ def _holds(fmt, dtype_name: str) -> None:
 
 
 def _dispatch(flat, fmt, policy, codes: bool, out, seed: int, words, threads: int) -> None:
-    workers = threads or os.cpu_count() or 1
+    workers = _workers(threads)
     if isinstance(fmt, FloatFormat):
         _floatround.run(flat, fmt, policy, codes, out, seed, words, workers)
         return
     if policy.rounding == "stochastic" and words is None:
         words = _floatround._random_words(None, seed, 0, flat.size)
     fmt.round_into(flat, policy, codes, out, words)
+
+
+def _workers(threads: int) -> int:
+    return threads or os.cpu_count() or 1

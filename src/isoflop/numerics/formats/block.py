@@ -196,6 +196,10 @@ class BlockFormat:
     def tensor_scale_of(self, x: np.ndarray) -> np.float32:
         """The tensor-level scale (1 for one-level formats and all-zero tensors)."""
         amax = max(float(x.max(initial=0.0)), -float(x.min(initial=0.0)))
+        return self.tensor_scale_from(amax)
+
+    def tensor_scale_from(self, amax: float | np.float32) -> np.float32:
+        """`tensor_scale_of` a tensor whose largest magnitude is `amax`."""
         if not self.two_level or amax == 0.0:
             return np.float32(1.0)
         return np.float32(np.float32(amax) / np.float32(self.element.max * self.scale.max))
@@ -305,13 +309,25 @@ class BlockFormat:
             return blocks.astype(np.float32) * ((np.float32(1) / tensor_scale) / safe)
         return blocks / (safe * tensor_scale)
 
-    def round_blocks(self, x: np.ndarray, policy: Any = None, *, seed: int = 0) -> np.ndarray:
-        """Values of `x` after one encode and decode, float32 or float64 as `x`."""
+    def round_blocks(
+        self,
+        x: np.ndarray,
+        policy: Any = None,
+        *,
+        seed: int = 0,
+        out: np.ndarray | None = None,
+        threads: int = 1,
+    ) -> np.ndarray:
+        """Values of `x` after one encode and decode, float32 or float64 as `x`.
+
+        `out`, contiguous and of `x`'s type, is written where a compiled body serves the format;
+        look at the result, not at `out`.
+        """
         from .. import _blockround
         from ..policies import resolve
 
         policy = policy or resolve()
-        fast = _blockround.run(self, x, policy)
+        fast = _blockround.run(self, x, policy, out, threads)
         if fast is not None:
             return fast
         return self.encode_blocks(x, policy, seed=seed).decode().astype(x.dtype)
