@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from . import _floatround
-from .formats.block import BlockFormat, finite_or_raise
-from .formats.floating import FloatFormat
+from .arrays import finite_or_raise
+from .formats import BlockFormat, FloatFormat
 
 _BLOCKS = (16, 32, 64, 128)
 _INFINITY = 0x7F800000

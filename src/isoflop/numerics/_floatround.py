@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from attrs import frozen
@@ -87,8 +87,17 @@ def code_of(fmt: FloatFormat, outcome: str, negative: bool, nan_all_ones: bool =
     if outcome == "nan":
         if nan_all_ones and fmt.nan == "ieee":
             return sign | ((1 << (fmt.exponent_bits + fmt.mantissa_bits)) - 1)
-        return fmt.nan_code | (sign if fmt.nan != "negative_zero" else 0)
-    return sign | (fmt.max_code if outcome == "max" else fmt.infinity_code)
+        code = _existing(fmt, fmt.nan_code, "NaN")
+        return code | (sign if fmt.nan != "negative_zero" else 0)
+    if outcome == "max":
+        return sign | fmt.max_code
+    return sign | _existing(fmt, fmt.infinity_code, "infinity")
+
+
+def _existing(fmt: FloatFormat, code: int | None, what: str) -> int:
+    if code is None:
+        raise InvalidInput(f"'{fmt.name}' has no code for {what}.")
+    return code
 
 
 def value_of(fmt: FloatFormat, outcome: str, negative: bool, nan_all_ones: bool = False) -> float:
@@ -104,7 +113,8 @@ def value_of(fmt: FloatFormat, outcome: str, negative: bool, nan_all_ones: bool 
 # --- NumPy body -------------------------------------------------------------------------------
 
 
-def _random_words(random, seed: int, first: int, count: int) -> np.ndarray:
+def random_words(random, seed: int, first: int, count: int) -> np.ndarray:
+    """The caller's words, or the seed's, of `count` elements from the one at `first`."""
     if random is not None:
         return random[first : first + count]
     counter = np.arange(first, first + count, dtype=np.uint64)
@@ -118,7 +128,7 @@ def plain(x, fmt: FloatFormat, policy, want: Outcomes, codes: bool, out, seed, r
             part = x[first : first + _CHUNK].astype(np.float64)
         words = None
         if policy.rounding == "stochastic":
-            words = _random_words(random, seed, first, part.size)
+            words = random_words(random, seed, first, part.size)
         out[first : first + part.size] = _plain_chunk(part, fmt, policy, want, codes, words, first)
 
 
@@ -221,7 +231,7 @@ _MODES = {
 
 
 @cache
-def kernels():
+def kernels() -> Any:
     """The compiled bodies; None without numba, or where it finds no folder for its cache."""
     try:
         from . import _kernels
@@ -255,7 +265,7 @@ def fits(fmt: FloatFormat, dtype: np.dtype) -> bool:
 class _Call:
     """A kernel with its scalar arguments in the input's width."""
 
-    kernel: object
+    kernel: Callable[..., Any]
     arguments: tuple
     counted: bool
 

@@ -164,3 +164,15 @@ def _torch_view(x: Any) -> View:
     else:
         data = tensor.numpy()
     return View(original=x, data=data, dtype_name=name, kind="torch")
+
+
+def finite_or_raise(x: np.ndarray, what: str) -> None:
+    """Raise `InvalidInput` naming the first NaN or infinity of `x`."""
+    if np.isfinite(x).all():
+        return
+    bad = ~np.isfinite(x)
+    place = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), x.shape))
+    raise InvalidInput(
+        f"The value at {place} is {x[place]} ({int(bad.sum())} of {x.size} are NaN or infinite); "
+        f"'{what}' needs finite values. Fix the tensor first."
+    )

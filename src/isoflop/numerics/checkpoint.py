@@ -253,7 +253,7 @@ def packed_layout(info: TensorInfo, fmt: Any) -> dict[str, tuple[str, tuple[int,
         )
     blocks = columns // (fmt.block or columns)
     scale_type = _SCALE_WORDS.get(fmt.scale.name, "U8")
-    layout = {
+    layout: dict[str, tuple[str, tuple[int, ...]]] = {
         f"{info.name}.codes": ("U8", (rows, -(-columns * fmt.element.bits // 8))),
         f"{info.name}.scales": (scale_type, (rows, blocks)),
     }
@@ -293,7 +293,7 @@ def packed_words(name: str, result: Any) -> dict[str, np.ndarray]:
 
 def unpack_layer(file: SafetensorsFile, name: str, fmt: Any, columns: int) -> np.ndarray:
     """Values (float32) of a packed layer, for checking and for loading."""
-    from .formats import Blocks
+    from .blocks import Blocks
     from .packing import unpack
     from .rounding import decode
 

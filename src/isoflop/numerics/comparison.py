@@ -10,6 +10,8 @@ import numpy as np
 
 from ..errors import InvalidInput, UnknownName
 from .allocation import pareto
+from .blocks import encode_blocks
+from .formats import BlockFormat
 from .quantizers import load_weight_format
 from .rounding import round_to
 
@@ -43,8 +45,8 @@ def compare_formats(names: Sequence[str], distribution: str, seed: int) -> list[
     rows = []
     for name in names:
         fmt = load_weight_format(name)
-        if hasattr(fmt, "encode_blocks"):
-            y, bits = round_to(x, fmt), fmt.encode_blocks(x).storage_bytes * 8 / x.size
+        if isinstance(fmt, BlockFormat):
+            y, bits = round_to(x, fmt), encode_blocks(fmt, x).storage_bytes * 8 / x.size
         else:
             y, bits = round_to(x, fmt, overflow="saturate"), fmt.bits_per_value
         error = float(((y.astype(np.float64) - x) ** 2).sum() / (x.astype(np.float64) ** 2).sum())

@@ -170,3 +170,9 @@ def resolve(
     base = PRESETS[like] if like is not None else RoundingPolicy()
     given = {"rounding": rounding, "overflow": overflow, "nan": nan, "random_bits": random_bits}
     return evolve(base, **{k: v for k, v in given.items() if v is not None})
+
+
+def for_elements(policy: RoundingPolicy) -> RoundingPolicy:
+    """The policy of a block's elements: the same direction and random bits, saturating."""
+    like = "microxcaling" if policy.float32_steps else None
+    return resolve(policy.rounding, "saturate", "format", policy.random_bits, like)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 
 from ..errors import InvalidInput
-from . import _floatround, arrays, tensors
-from .formats import Blocks, FloatFormat, load
-from .policies import below_half, for_negative, resolve
-
-_EXACT_IN = (np.float32, np.float64)
+from . import _host, arrays, blocks, tensors
+from .blocks import Blocks
+from .formats import BlockFormat, load
+from .policies import resolve
 
 
 def round_to(
@@ -60,33 +58,17 @@ def round_to(
     fmt = load(format) if isinstance(format, str) else format
     policy = resolve(rounding, overflow, nan, random_bits, like)
     if tensors.takes(x):
-        _holds(fmt, tensors.dtype_name(x))
+        if not isinstance(fmt, BlockFormat):
+            _host.holds(fmt, tensors.dtype_name(x))
         return tensors.round_to(x, fmt, policy, seed=seed, random=random, out=out)
-    return round_on_host(x, fmt, policy, seed, random, out, threads)
-
-
-def round_on_host(x, fmt, policy, seed: int, random=None, out=None, threads: int = 1) -> Any:
-    """`round_to` of an array in host memory, its format and policy resolved."""
+    if not isinstance(fmt, BlockFormat):
+        return _host.round_to(x, fmt, policy, seed, random, out, threads)
     view = arrays.view(x)
-    if hasattr(fmt, "round_blocks"):
-        source = view.floats()
-        into = None if out is None else view.target(out, source)
-        workers = _workers(threads)
-        result = fmt.round_blocks(source, policy, seed=seed, out=into, threads=workers)
-        return view.finish(result.reshape(-1), out)
-    _holds(fmt, view.dtype_name)
-    flat = view.floats().reshape(-1)
-    words = _words(random, flat.size)
-    source = _as_library(_through_float32(flat, policy), fmt, policy)
-    target = view.target(out, source)
-    other = for_negative(policy)
-    if other is not None:
-        mirrored, negative = np.empty_like(target), np.signbit(source)
-        _dispatch(source, fmt, other, False, mirrored, seed, words, threads)
-    _dispatch(source, fmt, policy, False, target, seed, words, threads)
-    if other is not None:
-        np.copyto(target, mirrored, where=negative)
-    return view.finish(target, out)
+    source = view.floats()
+    into = None if out is None else view.target(out, source)
+    workers = _host.worker_count(threads)
+    result = blocks.round_blocks(fmt, source, policy, seed=seed, out=into, threads=workers)
+    return view.finish(result.reshape(-1), out)
 
 
 def encode(
@@ -108,24 +90,14 @@ def encode(
     with `isoflop.numerics.pack`; block formats have `isoflop.numerics.encode_blocks`.
     """
     fmt = load(format) if isinstance(format, str) else format
-    if hasattr(fmt, "round_blocks"):
+    if isinstance(fmt, BlockFormat):
         raise InvalidInput(
             f"'{fmt.name}' stores scales beside its codes. Use isoflop.numerics.encode_blocks."
         )
     policy = resolve(rounding, overflow, nan, random_bits, like)
     if tensors.takes(x):
         return tensors.encode(x, fmt, policy, seed=seed, random=random)
-    return encode_on_host(x, fmt, policy, seed, random, threads)
-
-
-def encode_on_host(x, fmt, policy, seed: int, random=None, threads: int = 1) -> Any:
-    """`encode` of an array in host memory, its format and policy resolved."""
-    view = arrays.view(x)
-    flat = _as_library(_through_float32(view.floats().reshape(-1), policy), fmt, policy)
-    codes = np.empty(flat.size, dtype=code_dtype(fmt.bits))
-    words = _words(random, flat.size)
-    _dispatch(flat, fmt, policy, True, codes, seed, words, threads)
-    return arrays.of_kind(codes.reshape(view.shape), view.kind)
+    return _host.encode(x, fmt, policy, seed, random, threads)
 
 
 def encode_blocks(
@@ -142,12 +114,12 @@ def encode_blocks(
     A tensor on another device than the CPU is encoded there and its codes and scales stay there.
     """
     fmt = load(format) if isinstance(format, str) else format
-    if not hasattr(fmt, "encode_blocks"):
+    if not isinstance(fmt, BlockFormat):
         raise InvalidInput(f"'{fmt.name}' has no block scales. Use isoflop.encode.")
     policy = resolve(rounding, None, None, random_bits, like)
     if tensors.takes(x):
         return tensors.encode_blocks(x, fmt, policy, seed=seed)
-    return fmt.encode_blocks(arrays.view(x).floats(), policy, seed=seed)
+    return blocks.encode_blocks(fmt, arrays.view(x).floats(), policy, seed=seed)
 
 
 def decode(codes: Any, format: Any, *, dtype: Any = np.float32) -> Any:
@@ -155,80 +127,4 @@ def decode(codes: Any, format: Any, *, dtype: Any = np.float32) -> Any:
     fmt = load(format) if isinstance(format, str) else format
     if tensors.takes(codes):
         return tensors.decode(codes, fmt, dtype)
-    return arrays.of_kind(decode_on_host(codes, fmt, dtype), arrays.kind_of(codes))
-
-
-def decode_on_host(codes: Any, fmt: Any, dtype: Any) -> np.ndarray:
-    """`decode` in host memory, as NumPy."""
-    words = np.asarray(codes)
-    if words.dtype.kind not in "ui":
-        raise InvalidInput(f"Codes are {words.dtype}; integers are needed.")
-    if words.size and (int(words.min()) < 0 or int(words.max()) >= fmt.code_count):
-        raise InvalidInput(f"'{fmt.name}' has codes 0 to {fmt.code_count - 1}; some are outside.")
-    if fmt.bits <= 16 and words.size >= fmt.code_count:
-        return fmt.values.astype(dtype)[words]
-    return fmt.decode(words).astype(dtype)
-
-
-def code_dtype(bits: int) -> type:
-    """The smallest unsigned integer type of at least `bits` bits."""
-    for width, dtype in ((8, np.uint8), (16, np.uint16), (32, np.uint32)):
-        if bits <= width:
-            return dtype
-    return np.uint64
-
-
-def _words(random: Any, size: int) -> np.ndarray | None:
-    if random is None:
-        return None
-    words = np.ascontiguousarray(random).reshape(-1)
-    if words.dtype != np.uint32 or words.size != size:
-        raise InvalidInput(
-            f"random has {words.size} words of {words.dtype}; {size} of uint32 are needed."
-        )
-    return words
-
-
-def _through_float32(flat: np.ndarray, policy) -> np.ndarray:
-    if policy.double_through_float32 and flat.dtype == np.float64:
-        with np.errstate(over="ignore"):
-            return flat.astype(np.float32).astype(np.float64)
-    return flat
-
-
-def _as_library(flat: np.ndarray, fmt, policy) -> np.ndarray:
-    """The one value per sign that adding one half in float32 sends up made a tie."""
-    if not policy.float32_steps or policy.rounding != "nearest_away":
-        return flat
-    low = flat.dtype.type(below_half(fmt.min_positive))
-    half = flat.dtype.type(fmt.min_positive / 2)
-    return np.where(np.abs(flat) == low, np.copysign(half, flat), flat)
-
-
-def _holds(fmt, dtype_name: str) -> None:
-    if not isinstance(fmt, FloatFormat):
-        return
-    mantissa, low, high = arrays.RANGES[dtype_name]
-    if (
-        fmt.mantissa_bits > mantissa
-        or fmt.max_exponent > high
-        or fmt.min_exponent - (fmt.mantissa_bits if fmt.subnormals else 0) < low
-    ):
-        raise InvalidInput(
-            f"{dtype_name} cannot hold every value of '{fmt.name}' "
-            f"({fmt.min_positive:g} to {fmt.max:g}). Convert the input to a wider type first."
-        )
-
-
-def _dispatch(flat, fmt, policy, codes: bool, out, seed: int, words, threads: int) -> None:
-    workers = _workers(threads)
-    if isinstance(fmt, FloatFormat):
-        _floatround.run(flat, fmt, policy, codes, out, seed, words, workers)
-        return
-    if policy.rounding == "stochastic" and words is None:
-        words = _floatround._random_words(None, seed, 0, flat.size)
-    fmt.round_into(flat, policy, codes, out, words)
-
-
-def _workers(threads: int) -> int:
-    return threads or os.cpu_count() or 1
+    return arrays.of_kind(_host.decode(codes, fmt, dtype), arrays.kind_of(codes))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoflop.errors import InvalidInput, UnknownName
-from isoflop.numerics import ksort, qat, quantizers, round_to
+from isoflop.numerics import encode_blocks, ksort, qat, quantizers, round_to
 from isoflop.numerics.formats import load as load_format
 from isoflop.numerics.huffman import HuffmanCode
 from isoflop.numerics.quantizers import Calibration, load_weight_format
@@ -509,7 +509,7 @@ def test_sparse_outliers_stay_within_their_share_and_lower_the_error(share):
     if share:
         clipped = quantizers.load("gptq-act-order").quantize(weight, fmt, calibration)
         assert relative(found, weight, calibration) < 0.5 * relative(clipped, weight, calibration)
-    sparse = found.storage_bytes - fmt.encode_blocks(weight).storage_bytes
+    sparse = found.storage_bytes - encode_blocks(weight, fmt).storage_bytes
     assert sparse == 4 * round(found.facts["outliers"] * weight.size) + 4 * (len(weight) + 1)
 
 

@@ -13,6 +13,7 @@ The two extra products here are found by search (`extra_products`), not copied f
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -119,9 +120,14 @@ def multiply(
     results = []
     for i in present:
         left, right = products[i]
-        results.append(
-            sum(c * m for c, m in zip(left, blocks_a) if c)
-            @ sum(c * m for c, m in zip(right, blocks_b) if c)
-        )
+        results.append(_sum_of(left, blocks_a) @ _sum_of(right, blocks_b))
     c = [sum(w * r for w, r in zip(row, results) if abs(w) > 1e-12) for row in weights]
     return np.block([[c[0], c[1]], [c[2], c[3]]])
+
+
+def _sum_of(weights: Iterable[float], blocks: list[np.ndarray]) -> np.ndarray:
+    total = np.zeros_like(blocks[0])
+    for weight, block in zip(weights, blocks):
+        if weight:
+            total = total + weight * block
+    return total

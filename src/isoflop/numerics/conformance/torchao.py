@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..formats import BlockFormat, load
-from ..rounding import round_to
+from ..rounding import encode_blocks, round_to
 from ._base import Record, absent, record, same
 
 ELEMENTS = {
@@ -50,7 +50,7 @@ def _nvfp4(torch, nvfp4_tensor, peer_name: str) -> Record:
     scales, packed = nvfp4_tensor.nvfp4_quantize(torch.from_numpy(x), 16, tensor_scale)
     fmt = load("nvfp4-torchao")
     assert isinstance(fmt, BlockFormat)  # by its name
-    ours = fmt.encode_blocks(x)
+    ours = encode_blocks(x, fmt)
     packed = packed.reshape(len(x), -1).numpy()
     codes = np.stack([packed & 15, packed >> 4], -1).reshape(x.shape)
     peer_scales = scales.float().numpy().reshape(ours.scales.shape)

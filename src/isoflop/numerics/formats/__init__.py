@@ -5,21 +5,25 @@
 
 from __future__ import annotations
 
-from .block import BlockFormat, Blocks
+from .block import BlockFormat
 from .floating import FloatFormat
-from .named import load, names, p3109
+from .named import load, load_float, names, p3109
 from .posit import PositFormat
 from .table import CodebookFormat, FixedFormat, PowerFormat
 
+Scalar = FloatFormat | PositFormat | FixedFormat | CodebookFormat | PowerFormat
+"""A format whose values stand alone."""
+
 __all__ = [
     "BlockFormat",
-    "Blocks",
     "CodebookFormat",
     "FixedFormat",
     "FloatFormat",
     "PositFormat",
     "PowerFormat",
+    "Scalar",
     "load",
+    "load_float",
     "names",
     "p3109",
 ]

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from ...errors import InvalidInput
 
@@ -16,6 +16,10 @@ the code of minus zero (negative_zero), or nowhere (none)."""
 
 TABLE_BITS = 16
 """Formats up to this width have a value table."""
+
+
+def _usual_bias(fmt: FloatFormat) -> int:
+    return 2 ** max(fmt.exponent_bits - 1, 0) - 1
 
 
 @frozen(kw_only=True, slots=False)
@@ -45,7 +49,7 @@ class FloatFormat:
     name: str
     exponent_bits: int
     mantissa_bits: int
-    bias: int = field()
+    bias: int = field(default=Factory(_usual_bias, takes_self=True))
     signed: bool = True
     zero: bool = True
     subnormals: bool = True
@@ -53,10 +57,6 @@ class FloatFormat:
     nan: NanCode = "ieee"
     negative_zero: bool = True
     note: str = ""
-
-    @bias.default
-    def _default_bias(self) -> int:
-        return 2 ** max(self.exponent_bits - 1, 0) - 1
 
     def __attrs_post_init__(self) -> None:
         for rule, why in self._rules():

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from ...catalog import normal
 from ...errors import InvalidInput, UnknownName
-from .block import BlockFormat
+from .block import BlockFormat, ScaleRule
 from .floating import FloatFormat
 from .posit import PositFormat
 from .table import CodebookFormat, FixedFormat, PowerFormat
@@ -70,7 +70,7 @@ def dynamic_book() -> tuple[float, ...]:
     return tuple(sorted([*(-m for m in magnitudes), 0.0, *magnitudes, 1.0]))
 
 
-def _mx(name: str, element, block: int = 32, rule: str = "floor") -> BlockFormat:
+def _mx(name: str, element, block: int = 32, rule: ScaleRule = "floor") -> BlockFormat:
     return BlockFormat(
         name=name, element=element, scale=_BY_NAME["e8m0"], block=block, rule=rule,
         note="OCP Microscaling Formats v1.0",
@@ -214,6 +214,19 @@ def _block_pattern(name: str):
 def names() -> tuple[str, ...]:
     """The standard format names, sorted."""
     return tuple(sorted(_STANDARD))
+
+
+def load_float(name: str) -> FloatFormat:
+    """The float format called `name`, as a scale or an element needs one.
+
+    Raises
+    ------
+    UnknownName, InvalidInput
+    """
+    fmt = load(name)
+    if not isinstance(fmt, FloatFormat):
+        raise InvalidInput(f"'{fmt.name}' is no float format; one like fp32 or e8m0 is needed.")
+    return fmt
 
 
 @cache

@@ -9,8 +9,9 @@ import numpy as np
 from attrs import field, frozen
 
 from ...errors import InvalidInput
-from ..formats import BlockFormat, Blocks, FixedFormat, FloatFormat, load
-from ..formats.block import finite_or_raise
+from ..arrays import finite_or_raise
+from ..blocks import Blocks
+from ..formats import BlockFormat, FixedFormat, FloatFormat, load, load_float
 
 DAMPING = 0.01
 """Default diagonal damping of a Hessian, as a fraction of its mean diagonal."""
@@ -126,9 +127,7 @@ def load_weight_format(name: str) -> Any:
     if isinstance(fmt, FixedFormat) and fmt.signed and fmt.fraction_bits == 0:
         return load(f"{fmt.name}-g128" if fmt.width < 8 else f"{fmt.name}-channel")
     if isinstance(fmt, FloatFormat) and fmt.bits <= 8 and fmt.signed:
-        scale = load("fp32")
-        assert isinstance(scale, FloatFormat)
-        return BlockFormat(name=fmt.name, element=fmt, scale=scale, block=0)
+        return BlockFormat(name=fmt.name, element=fmt, scale=load_float("fp32"), block=0)
     return fmt
 
 

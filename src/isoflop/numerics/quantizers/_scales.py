@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..formats import BlockFormat, Blocks
+from ..blocks import Blocks
+from ..formats import BlockFormat
 from ..rounding import encode, round_to
 
 
 def element_round(fmt: BlockFormat, y: np.ndarray) -> np.ndarray:
     """Values of `y` (already divided by its scale) in the element format, saturating."""
     return round_to(y, fmt.element, overflow="saturate")
-
-
-def scales_and_zeros(fmt: BlockFormat, blocks: np.ndarray, tensor_scale: np.float32):
-    """Effective scales (times the tensor's) and zero points of (..., block) values."""
-    if fmt.zero_point:
-        return fmt._asymmetric(blocks)
-    scales = fmt.scales_of(np.abs(blocks).max(-1), tensor_scale)
-    return scales, None
 
 
 def encode_with(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
+from ..blocks import encode_blocks
 from ._base import (
     Calibration,
     Quantized,
@@ -45,7 +46,7 @@ class Awq:
             alpha = step / self.steps
             scale = power**alpha
             scale = (scale / np.sqrt(scale.max() * scale.min())).astype(np.float32)
-            blocks = fmt.encode_blocks(weight * scale)
+            blocks = encode_blocks(fmt, weight * scale)
             values = blocks.decode() / scale
             error = weighted_error((values - weight).astype(np.float64), calibration.hessian)
             if best is None or error < best[0]:

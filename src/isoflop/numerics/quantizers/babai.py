@@ -19,6 +19,7 @@ import numpy as np
 from attrs import frozen
 
 from ...errors import InvalidInput
+from ..blocks import scales_and_zeros
 from ..formats import FixedFormat
 from ._base import (
     DAMPING,
@@ -30,7 +31,7 @@ from ._base import (
     needs_blocks,
     weighted_error,
 )  # fmt: skip
-from ._scales import encode_with, scales_and_zeros
+from ._scales import encode_with
 
 
 def nearest_plane(

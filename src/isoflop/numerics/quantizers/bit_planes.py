@@ -10,8 +10,8 @@ import numpy as np
 from attrs import frozen
 
 from ...errors import InvalidInput
+from ..blocks import Blocks, encode_blocks
 from ..formats import BlockFormat, FixedFormat
-from ..formats.block import Blocks
 from ._base import Calibration, Quantized, check_weight
 
 
@@ -54,7 +54,7 @@ class BitPlanes:
         keep = self.keep or bits
         if not 1 <= keep <= bits:
             raise InvalidInput(f"{keep} planes were asked for; '{fmt.name}' has {bits}.")
-        blocks = fmt.encode_blocks(weight)
+        blocks = encode_blocks(fmt, weight)
         drop = bits - keep
         if not drop:
             return Quantized(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
+from ..blocks import scales_and_zeros
 from ._base import Calibration, Quantized, check_weight, needs_blocks
 from ._scales import encode_with
 
@@ -28,17 +29,17 @@ class ClipSearch:
         power = np.diag(calibration.hessian).astype(np.float32)
         importance = np.broadcast_to(power, weight.shape).reshape(blocks.shape)
         best_error = np.full(blocks.shape[:-1], np.inf)
-        scales = zeros = None
+        scales, zeros = scales_and_zeros(fmt, blocks, tensor)
         for ratio in self.ratios:
             clipped = self._clipped(blocks, np.float32(ratio))
-            trial, trial_zeros = self._scales(fmt, clipped, tensor)
+            trial, trial_zeros = scales_and_zeros(fmt, clipped, tensor)
             encoded = encode_with(fmt, weight, trial, trial_zeros, tensor).decode()
             error = ((encoded.reshape(blocks.shape) - blocks) ** 2 * importance).sum(-1)
             better = error < best_error
             best_error = np.where(better, error, best_error)
-            scales = trial if scales is None else np.where(better, trial, scales)
-            if trial_zeros is not None:
-                zeros = trial_zeros if zeros is None else np.where(better, trial_zeros, zeros)
+            scales = np.where(better, trial, scales)
+            if zeros is not None and trial_zeros is not None:
+                zeros = np.where(better, trial_zeros, zeros)
         result = encode_with(fmt, weight, scales, zeros, tensor)
         return Quantized(values=result.decode(), storage_bytes=result.storage_bytes, blocks=result)
 
@@ -47,12 +48,6 @@ class ClipSearch:
         return np.clip(
             blocks, blocks.min(-1, keepdims=True) * ratio, blocks.max(-1, keepdims=True) * ratio
         )
-
-    @staticmethod
-    def _scales(fmt, clipped, tensor):
-        if fmt.zero_point:
-            return fmt._asymmetric(clipped)
-        return fmt.scales_of(np.abs(clipped).max(-1), tensor), None
 
 
 QUANTIZER = ClipSearch

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from attrs import frozen
 
+from ..blocks import scales_and_zeros
 from ._base import (
     DAMPING,
     Calibration,
@@ -22,7 +23,7 @@ from ._base import (
     damped_cholesky,
     needs_blocks,
 )  # fmt: skip
-from ._scales import element_round, encode_with, scales_and_zeros
+from ._scales import element_round, encode_with
 
 PANEL = 128
 """Columns updated eagerly; the rest of the matrix is updated once per panel by a product."""
@@ -215,7 +216,7 @@ class _Grid:
             part = work[position : position + self.block].T[:, None, :]
             scales, zeros = scales_and_zeros(self.fmt, part, self.tensor)
             self.scales[:, b] = scales[:, 0]
-            if zeros is not None:
+            if zeros is not None and self.zeros is not None:
                 self.zeros[:, b] = zeros[:, 0]
         scale = self.scales[:, b] * np.float32(self.tensor)
         safe = np.where(scale > 0, scale, np.float32(1))

@@ -16,9 +16,10 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
+from ..blocks import scales_and_zeros
 from ..rounding import round_to
 from ._base import Calibration, Quantized, check_weight, needs_blocks, no_data_note
-from ._scales import encode_with, scales_and_zeros
+from ._scales import encode_with
 
 STRETCH_LOW, STRETCH_HIGH = -0.1, 1.1
 LEARNING_RATE = 0.03
@@ -44,10 +45,10 @@ class LearnedRounding:
         wide = np.repeat(np.where(scales > 0, scales, 1) * tensor, fmt.block or weight.shape[1], 1)
         offset = 0 if zeros is None else np.repeat(zeros, fmt.block or weight.shape[1], 1)
         y = (weight / wide + offset).astype(np.float32)
-        options = {"overflow": "saturate"}
-        down = round_to(y, fmt.element, rounding="down", **options)
-        up = round_to(y, fmt.element, rounding="up", **options)
-        nearest = round_to(y, fmt.element, **options)
+        down, up, nearest = (
+            round_to(y, fmt.element, rounding=rounding, overflow="saturate")
+            for rounding in ("down", "up", "nearest_even")
+        )
         chosen = self._descend(y, down, up, wide, calibration.hessian)
         picked = np.where(chosen, up, down)
         loss = [

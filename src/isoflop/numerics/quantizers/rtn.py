@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
+from ..blocks import encode_blocks
 from ..formats import BlockFormat
 from ..rounding import round_to
 from ._base import Calibration, Quantized, check_weight
@@ -25,7 +26,7 @@ class RoundToNearest:
         """See `Quantizer`."""
         weight = check_weight(weight)
         if isinstance(fmt, BlockFormat):
-            blocks = fmt.encode_blocks(weight)
+            blocks = encode_blocks(fmt, weight)
             return Quantized(
                 values=blocks.decode(), storage_bytes=blocks.storage_bytes, blocks=blocks
             )

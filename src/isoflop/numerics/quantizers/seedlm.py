@@ -60,11 +60,11 @@ def factors(bits: int, block: int, rank: int) -> tuple[np.ndarray, np.ndarray, n
     seeds = np.arange(1, 1 << bits)
     q, r = np.linalg.qr(bases(seeds, bits, block, rank))
     inverse = np.linalg.inv(r)
-    return tuple(
-        np.ascontiguousarray(np.moveaxis(m, 0, -1).swapaxes(0, 1) if m is q else
-                             np.moveaxis(m, 0, -1), dtype=np.float32)
-        for m in (q, r, inverse)
-    )  # fmt: skip
+
+    def seeds_last(m: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.moveaxis(m, 0, -1), dtype=np.float32)
+
+    return seeds_last(q.swapaxes(1, 2)), seeds_last(r), seeds_last(inverse)
 
 
 @cache

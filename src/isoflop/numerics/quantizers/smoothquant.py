@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
+from ..blocks import encode_blocks
 from ._base import Calibration, Quantized, check_weight, needs_blocks, no_data_note
 
 STRENGTH = 0.5
@@ -35,7 +36,7 @@ class SmoothQuant:
         fmt = needs_blocks(fmt, "smoothquant")
         scale = smoothing_scale(calibration.amax, np.abs(weight).max(0), self.strength)
         scale = scale.astype(np.float32)
-        blocks = fmt.encode_blocks(weight * scale)
+        blocks = encode_blocks(fmt, weight * scale)
         smooth = calibration.amax / scale
         facts = {
             "activation_peak_to_median": float(calibration.amax.max() / np.median(calibration.amax))

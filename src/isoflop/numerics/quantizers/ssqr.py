@@ -17,6 +17,7 @@ import numpy as np
 from attrs import frozen
 
 from ...errors import InvalidInput
+from ..blocks import stored_scales
 from ..formats import BlockFormat, FixedFormat
 from ..rounding import round_to
 from ._base import (
@@ -100,7 +101,7 @@ class Ssqr:
             stretch = RANGE if step == 0 else float(np.sqrt(small * large))
             if step == 1:
                 stretch = 1.0
-            found = self._run(weight, fmt, fmt._stored(start * np.float32(stretch)), factor)
+            found = self._run(weight, fmt, stored_scales(fmt, start * np.float32(stretch)), factor)
             if step == 0 or found[2].mean() <= self.outliers:
                 large, best = stretch, (stretch, *found)
             else:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
-from ..formats import BlockFormat, load
-from ._base import Calibration, Quantized, check_weight
+from ..blocks import encode_blocks
+from ..formats import BlockFormat, load, load_float
+from ._base import Calibration, Quantized, check_weight, needs_blocks
 
 
 def fold_batch_norm(
@@ -35,15 +36,15 @@ class WhitepaperInt8:
         """See `Quantizer`."""
         weight = check_weight(weight)
         name = "int8-channel" if self.symmetric else "uint8-channel-asym"
-        blocks = self.format(name).encode_blocks(weight)
+        blocks = encode_blocks(self.format(name), weight)
         return Quantized(values=blocks.decode(), storage_bytes=blocks.storage_bytes, blocks=blocks)
 
     @staticmethod
     def format(name: str) -> BlockFormat:
         """Per-channel integers with float32 scales."""
-        base = load(name)
+        base = needs_blocks(load(name), "whitepaper-int8")
         return BlockFormat(
-            name=name, element=base.element, scale=load("fp32"), block=0,
+            name=name, element=base.element, scale=load_float("fp32"), block=0,
             zero_point=base.zero_point,
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import InvalidInput
-from .. import arrays
+from .. import _host, arrays
 from ..formats import BlockFormat, FloatFormat
 from ..policies import RoundingPolicy, below_half, for_negative
 
@@ -134,9 +134,7 @@ def round_to(x: Any, fmt: Any, policy: RoundingPolicy, *, seed: int, random: Any
         target.copy_(blocks.round_blocks(fmt, source, policy, seed))
         return target if out is None else out
     if _body(fmt, policy, False, source.dtype) is None:
-        from ..rounding import round_on_host
-
-        target.copy_(round_on_host(source.cpu(), fmt, policy, seed, _host(random)))
+        target.copy_(_host.round_to(source.cpu(), fmt, policy, seed, _on_host(random)))
         return target if out is None else out
     flat = target.view(-1) if target.is_contiguous() else target.new_empty(target.numel())
     _pieces(source.reshape(-1), fmt, policy, False, flat, seed, _random(random, source))
@@ -151,9 +149,7 @@ def encode(x: Any, fmt: Any, policy: RoundingPolicy, *, seed: int, random: Any) 
 
     source = _checked(x)
     if _body(fmt, policy, True, source.dtype) is None:
-        from ..rounding import encode_on_host
-
-        codes = encode_on_host(source.cpu(), fmt, policy, seed, _host(random))
+        codes = _host.encode(source.cpu(), fmt, policy, seed, _on_host(random))
         return codes.to(source.device)
     store, kind = storage(fmt.bits)
     codes = torch.empty(source.numel(), dtype=store, device=source.device)
@@ -186,9 +182,7 @@ def decode(codes: Any, fmt: Any, dtype: Any) -> Any:
     if codes.dtype.is_floating_point or codes.dtype.is_complex or codes.dtype == torch.bool:
         raise InvalidInput(f"Codes are {codes.dtype}; integers are needed.")
     if fmt.bits > 16:
-        from ..rounding import decode_on_host
-
-        return torch.from_numpy(decode_on_host(codes.cpu(), fmt, dtype)).to(codes.device)
+        return torch.from_numpy(_host.decode(codes.cpu(), fmt, dtype)).to(codes.device)
     words = codes.to(torch.int32)
     if words.numel() and (int(words.min()) < 0 or int(words.max()) >= fmt.code_count):
         raise InvalidInput(f"'{fmt.name}' has codes 0 to {fmt.code_count - 1}; some are outside.")
@@ -196,5 +190,5 @@ def decode(codes: Any, fmt: Any, dtype: Any) -> Any:
     return torch.index_select(table, 0, words.reshape(-1)).view(codes.shape)
 
 
-def _host(random: Any) -> Any:
+def _on_host(random: Any) -> Any:
     return random.cpu().numpy() if hasattr(random, "cpu") else random

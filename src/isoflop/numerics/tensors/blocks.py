@@ -8,14 +8,34 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from attrs import frozen
 
 from ...errors import InvalidInput
-from ..formats import BlockFormat, Blocks, FixedFormat
-from ..policies import RoundingPolicy, resolve
-from . import _body, _pieces, floats, storage
+from ..blocks import Blocks
+from ..formats import BlockFormat
+from ..policies import RoundingPolicy, for_elements, resolve
+from . import _body, _pieces, decode, floats, storage
 
-_SATURATE = "saturate"
+
+@frozen(kw_only=True)
+class TensorBlocks(Blocks):
+    """`Blocks` whose codes, scales and zero points are tensors on one device."""
+
+    codes: Any
+    scales: Any
+    zero_points: Any
+
+    def decode(self) -> Any:
+        """The values, float32, on the codes' device."""
+        fmt = self.format
+        shape = (*self.scales.shape, fmt.block or self.codes.shape[-1])
+        values = decode(self.codes, fmt.element, np.float32).reshape(shape)
+        if self.zero_points is not None:
+            values = values - self.zero_points[..., None]
+        scale = (self.scales * self.tensor_scale)[..., None]  # the scale is a float32's value
+        return (values.to(scale.dtype) * scale).reshape(self.codes.shape)
 
 
 def _as_blocks(fmt: BlockFormat, x: torch.Tensor) -> torch.Tensor:
@@ -49,8 +69,7 @@ def _finite(x: torch.Tensor, amax: torch.Tensor, what: str) -> None:
 
 def _rounded(y: torch.Tensor, element: Any, policy: RoundingPolicy, codes: bool, seed: int):
     """`y` rounded to an element format, as values of its dtype or as codes."""
-    like = "microxcaling" if policy.float32_steps else None
-    how = resolve(policy.rounding, _SATURATE, "format", policy.random_bits, like)
+    how = for_elements(policy)
     flat = y.reshape(-1)
     if _body(element, how, codes, y.dtype) is None:
         raise InvalidInput(f"'{element.name}' elements are not computed on {y.device}.")
@@ -73,14 +92,13 @@ def _power_scales(fmt: BlockFormat, amax: torch.Tensor, rounded_log2: bool) -> t
     if rounded_log2:
         amax = torch.exp2(amax.to(torch.float32).log2().floor().to(torch.float64))
     bits = amax.to(torch.float64).view(torch.int64)
-    element: Any = fmt.element  # one with max_exponent: the format's own rule
     full = (1 << layout.fraction) - 1
-    y = getattr(element, "mantissa_bits", element.bits - 2)
+    y = getattr(fmt.element, "mantissa_bits", fmt.element.bits - 2)
     carry = {
-        "floor": 0, "ceil": full, "rceil": full - (layout.bits(element.max) & full),
+        "floor": 0, "ceil": full, "rceil": full - (layout.bits(fmt.element.max) & full),
         "even": 1 << (layout.fraction - 1 - y),
     }[fmt.rule]  # fmt: skip
-    power = ((bits + carry) >> layout.fraction) - layout.bias - element.max_exponent
+    power = ((bits + carry) >> layout.fraction) - layout.bias - fmt.max_exponent
     power.clamp_(fmt.scale.min_exponent, fmt.scale.max_exponent).add_(layout.bias)
     return (power << layout.fraction).view(torch.float64).to(torch.float32)
 
@@ -95,8 +113,7 @@ def _scales(fmt: BlockFormat, amax, tensor_scale, rounded_log2: bool) -> torch.T
 
 
 def _asymmetric(fmt: BlockFormat, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    element = fmt.element
-    assert isinstance(element, FixedFormat)  # the format's own rule
+    element = fmt.integers
     low, high = blocks.amin(-1).clamp_(max=0.0), blocks.amax(-1).clamp_(min=0.0)
     steps = torch.full((1,), element.high - element.low, dtype=low.dtype, device=low.device)
     scale = _stored(fmt, ((high - low) / steps).to(torch.float32))
@@ -145,13 +162,15 @@ def round_blocks(fmt: BlockFormat, x: torch.Tensor, policy: RoundingPolicy, seed
     return values.to(torch.float32).mul_(scale).view(x.shape)
 
 
-def encode_blocks(fmt: BlockFormat, x: torch.Tensor, policy: RoundingPolicy, seed: int) -> Blocks:
+def encode_blocks(
+    fmt: BlockFormat, x: torch.Tensor, policy: RoundingPolicy, seed: int
+) -> TensorBlocks:
     """Codes, scales and zero points of `x`, tensors on its device."""
     y, scales, zeros, tensor_scale = _prepared(fmt, x.detach(), policy)
     codes = _rounded(y, fmt.element_under(policy), policy, True, seed).view(
         storage(fmt.element.bits)[1]
     )
-    return Blocks(
+    return TensorBlocks(
         format=fmt, codes=codes.view(x.shape), scales=scales, zero_points=zeros,
         tensor_scale=float(tensor_scale),
     )  # fmt: skip
