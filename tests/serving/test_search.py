@@ -7,13 +7,16 @@ import re
 import pytest
 
 from isoflop.cost.engines import load_engine
-from isoflop.hardware import load_fleet
+from isoflop.cost.step import StepModel
+from isoflop.hardware import load_accelerator, load_fleet
 from isoflop.models import load_model
-from isoflop.plans import Formats
+from isoflop.plans import Formats, Plan
 from isoflop.serving.candidates import plans
 from isoflop.serving.disaggregated import simulate_split
 from isoflop.serving.launch import commands
 from isoflop.serving.search import advise
+from isoflop.serving.server import Server
+from isoflop.serving.simulate import simulate
 from isoflop.serving.slo import parse_slo
 from isoflop.serving.traffic.generate import Lengths, open_loop
 
@@ -85,3 +88,21 @@ def test_pipelines_where_fast_links_end(joined, deepest):
     model = load_model("llama-3.1-8b")
     made = list(plans(model, 8, 8, [Formats()], joined))
     assert max(getattr(p, "pipeline", 1) for p in made) == deepest
+
+
+def test_a_brief_report_leaves_out_only_what_the_full_model_prices():
+    step = StepModel(
+        model=load_model("llama-3.1-8b"), plan=Plan(), device=load_accelerator("h100-sxm")
+    )
+    server = Server(step=step, max_sequences=32)
+    trace = open_loop(requests=60, requests_per_s=5, prompt=Lengths(median=300),
+                        output=Lengths(median=50), seed=0)  # fmt: skip
+    missing = {"watts_per_device", "joules_per_output_token", "bound", "allowed_clock",
+               "co2_grams_per_million_output_tokens", "co2_grams_per_kwh"}  # fmt: skip
+    for run in (simulate, lambda *a, **k: simulate_split(*a, prefills=1, decodes=1, **k)):
+        full, brief = run(server, trace).summary, run(server, trace, brief=True).summary
+        assert list(full) == list(brief)
+        assert {k for k, v in brief.items() if v is None} == missing
+        for name in set(full) - missing - {"wall_s", "simulated_requests_per_wall_s"}:
+            assert full[name] == brief[name]
+        assert sum(full["bound"].values()) == pytest.approx(1.0)

@@ -17,15 +17,18 @@ RESOURCES = ("compute", "memory", "network", "overhead")
 IDLE = "idle"
 
 
-def bound_shares(step: StepModel, batch: Batch) -> dict[str, Array]:
+def bound_shares(step: StepModel, batch: Batch, kernels_s: Array | None = None) -> dict[str, Array]:
     """Share of each step's time in operators bound by a resource; `overhead` is host and launches.
 
-    Shapes are those of the batch; the shares of a step add up to 1.
+    Shapes are those of the batch; the shares of a step add up to 1. `kernels_s` are the seconds of
+    its operators, shape (operators, *batch.shape), where they are known already.
     """
     parts = roofline_s(step.matrix, step.peaks, batch)
     names = list(parts)
     winner = np.argmax(np.stack([parts[n] for n in names]), axis=0)
-    kernels = step.engine.scale(step.device.family) * step.operator_s(batch)
+    kernels = kernels_s
+    if kernels is None:
+        kernels = step.engine.scale(step.device.family) * step.operator_s(batch)
     overhead = step.overhead_s(batch)
     total = kernels.sum(axis=0) + overhead
     shares = {name: np.zeros(total.shape) for name in RESOURCES}

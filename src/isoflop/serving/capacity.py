@@ -77,7 +77,7 @@ def capacity(server: Server, trace: Trace, promises: Sequence[Promise], dealt: i
     def keeps(rate: float) -> bool:
         nonlocal trials, blocked
         trials += 1
-        summary = simulate(server, part.at_rate(rate), drop_long=True).summary
+        summary = simulate(server, part.at_rate(rate), drop_long=True, brief=True).summary
         broken = [str(p) for p in promises if not p.kept(summary)]
         blocked = broken[0] if broken else blocked
         # A queue that grows all along may not have broken a promise yet: the run then ends late.

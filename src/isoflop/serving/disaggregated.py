@@ -23,7 +23,7 @@ from .transfer import transfer_s
 
 def simulate_split(
     server: Server, trace: Trace, *, prefills: int, decodes: int, drop_long: bool = False,
-    events: int = 0,
+    events: int = 0, brief: bool = False,
 ) -> ServingReport:  # fmt: skip
     """`prefills` instances compute prompts and first tokens, `decodes` the rest.
 
@@ -37,6 +37,8 @@ def simulate_split(
     ----------
     events : int
         Records of the event log to keep, per instance.
+    brief : bool
+        Leave power, energy, clocks and bounds out of the report.
 
     References
     ----------
@@ -61,7 +63,7 @@ def simulate_split(
     report = make_report(
         server, trace, collected, [m.running for m in (*pools.prefills, *pools.decodes)],
         replicas=prefills + decodes, dropped=dropped, wall_s=time.perf_counter() - began,
-        servers=[prompting] * prefills + [server] * decodes,
+        servers=[prompting] * prefills + [server] * decodes, brief=brief,
     )  # fmt: skip
     return evolve(report, summary={**report.summary, "split": {"prefill": prefills,
                                                                 "decode": decodes}})  # fmt: skip

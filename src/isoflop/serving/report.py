@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -234,7 +235,7 @@ COUNTS = (PREEMPTIONS, STEPS, ITERATIONS, N_REFUSED, UNIT_HITS, UNIT_LOOKUPS, HO
           PROMPT_STEPS)  # fmt: skip
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, slots=False, eq=False)
 class _Group:
     """Replicas of one kind and what they did together."""
 
@@ -242,7 +243,6 @@ class _Group:
     replicas: int
     total: dict[int, float]
     count: dict[int, int]
-    mean: _Mean
 
     @classmethod
     def all(cls, servers: Sequence[Server], instances: Sequence[Running]) -> list[_Group]:
@@ -254,9 +254,13 @@ class _Group:
             count = {k: sum(i.whole(k) for i in mine) for k in COUNTS}
             groups.append(cls(
                 server=kind, replicas=sum(s is kind for s in servers), total=total, count=count,
-                mean=_Mean.of(kind, total, count),
             ))  # fmt: skip
         return groups
+
+    @cached_property
+    def mean(self) -> _Mean:
+        """The mean steps, priced by the full model."""
+        return _Mean.of(self.server, self.total, self.count)
 
     @property
     def devices(self) -> float:
@@ -286,9 +290,13 @@ class _Group:
 def make_report(
     server: Server, trace: Trace, collected: Collected, instances: Sequence[Running], *,
     replicas: int, dropped: int, wall_s: float, servers: Sequence[Server] = (),
-    clocks: bool = True,
+    brief: bool = False,
 ) -> ServingReport:  # fmt: skip
-    """Summarise finished instances; `servers` are the replicas where they differ."""
+    """Summarise finished instances; `servers` are the replicas where they differ.
+
+    A `brief` report has None for power, energy, CO2, clocks and what bounds the steps, for which
+    the full model prices the mean steps once more: a search of many runs does without.
+    """
     groups = _Group.all(servers or [server] * replicas, instances)
     gaps = np.sum([i.state.histogram for i in instances], axis=0)
     span = max(collected.last_s - collected.first_s, 1e-12)
@@ -296,15 +304,12 @@ def make_report(
     count = {k: sum(g.count[k] for g in groups) for k in COUNTS}
     busy = max(total[BUSY], 1e-12)
     devices = sum(g.devices for g in groups)
-    watts = sum(g.watts(span) * g.devices for g in groups) / devices
     hourly = [g.usd_per_hour for g in groups]
     usd = None if None in hourly else sum(h for h in hourly if h) * span / 3600.0
     held = sum(g.total[BUSY] * g.server.blocks for g in groups)
-    bound = dict.fromkeys(RESOURCES, 0.0)
-    for g in groups:
-        for name, share in _bounds(g.server, g.mean).items():
-            bound[name] += share * g.total[BUSY] / busy
     rate = collected.output_tokens / span
+    physics = _physics(groups, span, rate, brief=brief)
+    bound = physics.pop("bound")
     summary: dict[str, Any] = {
         "model": server.step.model.id,
         "device": " + ".join(dict.fromkeys(g.server.step.device.id for g in groups)),
@@ -328,9 +333,7 @@ def make_report(
         "unit_hit_ratio": count[UNIT_HITS] / max(count[UNIT_LOOKUPS], 1),
         "host_hit_ratio": count[HOST_HITS] / max(count[UNIT_LOOKUPS], 1),
         "held_clock": min(g.server.step.clock or 1.0 for g in groups),
-        "allowed_clock": min(g.clock(span) for g in groups) if clocks else None,
-        "watts_per_device": watts, "joules_per_output_token": watts * devices / rate,
-        **carbon(watts * devices / rate),
+        **physics,
         "usd_per_million_output_tokens": None if usd is None
         else usd / collected.output_tokens * 1e6,
         "bound": bound,
@@ -340,6 +343,28 @@ def make_report(
         server=server, trace=trace, collected=collected, instances=tuple(instances),
         replicas=replicas, dropped=dropped, wall_s=wall_s, summary=summary,
     )  # fmt: skip
+
+
+def _physics(
+    groups: Sequence[_Group], span_s: float, tokens_per_s: float, *, brief: bool
+) -> dict[str, Any]:
+    """Clocks, power, energy per token and what bounds the steps; None each where `brief`."""
+    if brief:
+        names = ("allowed_clock", "watts_per_device", "joules_per_output_token", *carbon(0.0),
+                 "bound")  # fmt: skip
+        return dict.fromkeys(names)
+    busy = max(sum(g.total[BUSY] for g in groups), 1e-12)
+    devices = sum(g.devices for g in groups)
+    watts = sum(g.watts(span_s) * g.devices for g in groups) / devices
+    bound: dict[str, float] = dict.fromkeys(RESOURCES, 0.0)
+    for g in groups:
+        for name, share in _bounds(g.server, g.mean).items():
+            bound[name] += share * g.total[BUSY] / busy
+    return {
+        "allowed_clock": min(g.clock(span_s) for g in groups),
+        "watts_per_device": watts, "joules_per_output_token": watts * devices / tokens_per_s,
+        **carbon(watts * devices / tokens_per_s), "bound": bound,
+    }  # fmt: skip
 
 
 def carbon(joules_per_token: float, grams_per_kwh: float = CO2_GRAMS_PER_KWH) -> dict[str, float]:
@@ -407,7 +432,7 @@ class _Mean:
 
 def _bounds(server: Server, mean: _Mean) -> dict[str, float]:
     """Share of busy time bound by compute, memory, network and host, at the mean steps."""
-    shares = bound_shares(server.step, mean.batch)
+    shares = bound_shares(server.step, mean.batch, mean.kernels_s)
     return {name: float((mean.weight * share).sum()) for name, share in shares.items()}
 
 

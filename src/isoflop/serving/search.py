@@ -35,7 +35,7 @@ BEATEN = 400
 
 @frozen(kw_only=True, eq=False)
 class Confirmed:
-    """A candidate after simulation."""
+    """A candidate after simulation; its report is brief: latencies, rates and price."""
 
     candidate: Candidate
     report: ServingReport
@@ -278,10 +278,10 @@ def _simulate(
     if candidate.prefills:
         report = simulate_split(
             server, part, prefills=candidate.prefills // groups,
-            decodes=candidate.decodes // groups, drop_long=True,
+            decodes=candidate.decodes // groups, drop_long=True, brief=True,
         )  # fmt: skip
     else:
-        report = simulate(server, part, drop_long=True, clocks=False)
+        report = simulate(server, part, drop_long=True, brief=True)
     report = evolve(report, summary={
         **report.summary, "replicas": candidate.replicas, "devices": candidate.devices,
         "throughput_output_tokens_per_s":

@@ -26,7 +26,7 @@ SLICES = 200
 def simulate(
     server: Server, trace: Trace, *, replicas: int = 1, router: str = "round-robin",
     drop_long: bool = False, events: int = 0, progress: Progress | None = None,
-    longest: int = 1 << 40, sustained: bool = False, clocks: bool = True,
+    longest: int = 1 << 40, sustained: bool = False, brief: bool = False,
 ) -> ServingReport:  # fmt: skip
     """Simulate every request of `trace`.
 
@@ -48,8 +48,9 @@ def simulate(
         Whether the load lasts, so that clocks settle where its mean power meets the board's
         limit: the trace then runs a second time at those clocks. Engines' factors were fitted on
         mixed loads that hold some of this already.
-    clocks : bool
-        Whether the report says which clock power would allow; a search of many runs does without.
+    brief : bool
+        Leave power, energy, clocks and bounds out of the report: a search of many runs does
+        without.
 
     Raises
     ------
@@ -73,10 +74,12 @@ def simulate(
     collected = Collected.of(instances, parts, trace)
     report = make_report(
         server, trace, collected, instances, replicas=replicas, dropped=dropped,
-        wall_s=time.perf_counter() - began, clocks=clocks or sustained,
+        wall_s=time.perf_counter() - began, brief=brief and not sustained,
     )  # fmt: skip
+    if not sustained:
+        return report
     clock = report.summary["allowed_clock"]
-    if not sustained or clock >= 1.0:
+    if clock >= 1.0:
         return report
     slower = evolve(server, step=server.step.at(clock))
     return simulate(slower, trace, replicas=replicas, router=router, drop_long=drop_long,
