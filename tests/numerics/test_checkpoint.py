@@ -295,3 +295,32 @@ def test_mixed_precision_spends_bits_where_they_help(model):
     assert pareto([(1, 3), (2, 2), (2.5, 2), (3, 1)]) == [0, 1, 3]
     with pytest.raises(DoesNotFit):
         choose(names, runs, bits_per_weight=3)
+
+
+def test_sharded_checkpoints_by_folder_and_by_index(tmp_path, capsys):
+    from isoflop.cli import main
+
+    rng = np.random.default_rng(0)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    parts = []
+    for i, width in enumerate((64, 70)):
+        path = source / f"part-{i}.safetensors"
+        write(path, {f"layer.{i}.weight": rng.standard_normal((64, width)).astype(np.float32)})
+        parts.append(path)
+    index = checkpoint.write_index(parts)
+    assert checkpoint.files_of(source) == checkpoint.files_of(index) == parts
+    # The second part's rows are refused before the first part is written.
+    with pytest.raises(SystemExit):
+        main(["quantize", str(index), "--format", "int4-g64", "--output", str(target)])
+    assert "'layer.1.weight'" in capsys.readouterr().err
+    assert not target.exists()
+    main(["quantize", str(source), "--format", "int8", "--output", str(target), "--json"])
+    written = json.loads((target / index.name).read_text())
+    assert written["weight_map"] == json.loads(index.read_text())["weight_map"]
+    parts[1].unlink()
+    with pytest.raises(InvalidInput, match=r"1 of the 2 files .* absent: part-1"):
+        checkpoint.files_of(source)
+    index.write_text("{}")
+    with pytest.raises(InvalidInput, match="weight_map"):
+        checkpoint.files_of(index)

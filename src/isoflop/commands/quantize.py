@@ -41,7 +41,8 @@ def quantize(
     Parameters
     ----------
     checkpoint
-        A .safetensors file, or a folder of them; `demo` for a small generated one.
+        A .safetensors file, a folder of them, or the index of a sharded checkpoint; `demo` for a
+        small generated one.
     format
         A number format, see `isoflop formats list`. With --compare, the first of several.
     method
@@ -85,11 +86,12 @@ def quantize(
         return
     if bool(model) != bool(on):
         raise InvalidInput("What a format buys on hardware needs both --model and --on.")
-    from ..numerics.checkpoint import EXCLUDE, Settings, files_of
+    from ..numerics.checkpoint import EXCLUDE, Settings, check_shapes, files_of, write_index
+    from ..numerics.safetensors import SafetensorsFile
 
     effect = _effect(model, on, format) if on else None
 
-    files = list(files_of(checkpoint))
+    files = files_of(checkpoint)
     settings = Settings(
         format=format, method=method, packed=packed, include=include,
         exclude=EXCLUDE if exclude is None else exclude,
@@ -105,8 +107,11 @@ def quantize(
         raise InvalidInput(
             "A byte budget needs formats to choose from. Add --compare nvfp4,mxfp8-e4m3,bf16."
         )
+    check_shapes(map(SafetensorsFile, files), settings)
     targets = [_output_of(file, checkpoint, output) for file in files]
     reports = [_run(f, settings, calibration, t, resume) for f, t in zip(files, targets)]
+    if len(written := [t for t in targets if t is not None]) > 1:
+        write_index(written)
     _print(reports, json, all_layers, output, effect)
     if plot is not None:
         from ..plots.chart import save
@@ -146,7 +151,7 @@ def _catalog_name(format: str) -> str:
 
 
 def _output_of(file: Path, checkpoint: Path, output: Path | None) -> Path | None:
-    if output is None or not checkpoint.is_dir():
+    if output is None or file == checkpoint:
         return output
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,7 @@ def quantize_file(
         Naming the tensor and the place.
     """
     file = SafetensorsFile(path)
+    check_shapes([file], settings)
     moments = CalibrationFile(calibration)
     chosen = [t for t in file.tensors.values() if settings.selects(t)]
     if not chosen:
@@ -312,13 +313,75 @@ def unpack_layer(file: SafetensorsFile, name: str, fmt: Any, columns: int) -> np
     ).decode()
 
 
-def files_of(path: str | Path) -> Iterator[Path]:
-    """The safetensors files of a path: itself, or those of a folder in order of name."""
+def check_shapes(files: Iterable[SafetensorsFile], settings: Settings) -> None:
+    """Refuse rows that a format's blocks do not divide, from the headers: before anything is done.
+
+    Raises
+    ------
+    InvalidInput
+        Naming the tensor, its file and the block.
+    """
+    for file in files:
+        for info in file.tensors.values():
+            if not settings.selects(info):
+                continue
+            fmt = settings.format_of(info.name)
+            if isinstance(fmt, BlockFormat):
+                try:
+                    fmt.check_row(info.shape[1])
+                except InvalidInput as error:
+                    raise InvalidInput(
+                        f"In the tensor '{info.name}' of '{file.path}': {error}"
+                    ) from None
+
+
+INDEX = ".safetensors.index.json"
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """The safetensors files of a path: itself, those of a folder, or those that an index names.
+
+    Raises
+    ------
+    InvalidInput
+        If a folder has none, an index cannot be read, or a file that it names is absent.
+    """
     path = Path(path)
-    if not path.is_dir():
-        yield path
-        return
-    found = sorted(path.glob("*.safetensors"))
-    if not found:
-        raise InvalidInput(f"The folder '{path}' has no .safetensors file.")
-    yield from found
+    if path.is_dir():
+        indices = sorted(path.glob(f"*{INDEX}"))
+        found = sorted(path.glob("*.safetensors"))
+        if not indices:
+            if not found:
+                raise InvalidInput(f"The folder '{path}' has no .safetensors file.")
+            return found
+        path = indices[0]
+    if not path.name.endswith(INDEX):
+        return [path]
+    try:
+        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except OSError as error:
+        raise InvalidInput(f"The index '{path}' cannot be read: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InvalidInput(
+            f"'{path}' is not an index of safetensors files: it has no table 'weight_map'."
+        ) from None
+    absent = [n for n in names if not (path.parent / n).is_file()]
+    if absent:
+        raise InvalidInput(
+            f"{len(absent)} of the {len(names)} files that '{path}' names are absent: "
+            f"{', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}. Download them again."
+        )
+    return [path.parent / n for n in names]
+
+
+def write_index(files: Sequence[Path]) -> Path:
+    """The index of files in one folder, as loaders of sharded checkpoints read it."""
+    where, total = {}, 0
+    for path in files:
+        for info in SafetensorsFile(path).tensors.values():
+            where[info.name] = path.name
+            total += info.end - info.begin
+    index = files[0].parent / f"model{INDEX}"
+    text = json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2)
+    index.write_text(text + "\n", encoding="utf-8")
+    return index
