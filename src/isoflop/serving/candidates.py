@@ -287,13 +287,20 @@ class _Curve:
     @classmethod
     def of(cls, step: StepModel, load: Load) -> _Curve:
         b = np.array([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], float)
-        decode = step.decode_s(b, np.array(load.context))
+        plan = step.plan
+        whole = min(max(load.prompt, 1.0), 8192.0)
+        together = max(1.0, np.floor(8192.0 / whole)) * plan.data
+        # Priced in one go: the decoding batches, and behind them a step full of mean prompts.
+        prompts = np.append(np.zeros(len(b)), together / plan.data)
+        *decode, full = step.step_s(Batch(
+            decode_sequences=np.append(b / (plan.data * plan.pipeline), 0.0),
+            decode_context=load.context, prefill_sequences=prompts,
+            prefill_tokens=np.where(prompts > 0, whole, 0.0),
+        ))  # fmt: skip
+        decode, share = np.array(decode), float(full) / together
         fixed = step.engine.scale(step.device.family) * (1 - step.engine.captured) * step.launch_s
         idle = step.engine.overhead_s(b, step.model.depth) + fixed
         busy = decode - np.minimum(idle, 0.5 * decode)
-        whole = min(max(load.prompt, 1.0), 8192.0)
-        together = max(1.0, np.floor(8192.0 / whole)) * step.plan.data
-        share = float(step.prefill_s(np.array(together), np.array(whole))) / together
         engine = step.engine.prefill_scale
         return cls(step=step, load=load, batches=b, decode_s=decode, busy_s=busy,
                    prompt_s=engine * share * max(load.prompt, 1.0) / whole)  # fmt: skip

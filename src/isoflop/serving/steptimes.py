@@ -187,14 +187,15 @@ class _Groups:
     def of(cls, step: StepModel) -> _Groups:
         only = Batch(prefill_sequences=1.0, prefill_tokens=64.0)
         attending, prompting, heads, decoding, shared = [], [], [], [], []
-        for op in step.operators:
+        prompt_s = step.timer.stacked(step.operators, only)
+        for op, seconds in zip(step.operators, prompt_s):
             if op.kind in ("decode", "mla_decode"):
                 attending.append(op)
             elif op.kind in ("prefill", "mla_prefill"):
                 prompting.append(op)
             elif op.part == "head":
                 heads.append(op)
-            elif float(step.timer.seconds(op, only)) == 0.0:
+            elif float(seconds) == 0.0:
                 decoding.append(op)
             else:
                 shared.append(op)
