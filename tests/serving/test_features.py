@@ -13,7 +13,7 @@ from isoflop.errors import InvalidInput
 from isoflop.hardware import load_accelerator
 from isoflop.models import load_model
 from isoflop.plans import Plan
-from isoflop.serving.bounds import over_time
+from isoflop.serving.bounds import over_time, with_pauses
 from isoflop.serving.disaggregated import simulate_split
 from isoflop.serving.loop.records import BUSY, N_LOG
 from isoflop.serving.router import router_names
@@ -184,6 +184,11 @@ def test_what_bounds_every_second_adds_up_to_the_run(base):
     assert shares["idle"].max() > 0.5  # four requests a second leave gaps
     busy = (1.0 - shares["idle"]).mean() * (edges[-1] - edges[0])
     assert busy == pytest.approx(instance.real(BUSY), rel=1e-6)
+    held = with_pauses(log)
+    nothing = held[:, 1] == 0
+    assert held[nothing, 1:].sum() == 0
+    pauses = np.diff(held[:, 0])[nothing[:-1]].sum()
+    assert pauses == pytest.approx(shares["idle"].mean() * (edges[-1] - edges[0]), rel=1e-6)
     # Step by step, it is what the report says of the mean steps.
     for name, share in report.summary["bound"].items():
         over = shares[name].mean() / (1.0 - shares["idle"]).mean()

@@ -8,6 +8,8 @@ from .chart import altair
 from .scales import log_axis, log_scale
 
 if TYPE_CHECKING:
+    from ..cost.features import Array
+    from ..cost.step import StepModel
     from ..serving.report import ServingReport
     from ..serving.search import Advice
 
@@ -17,10 +19,23 @@ POINTS = 1500
 
 def chart(report: ServingReport) -> Any:
     """Latency distributions; batch, queue, cache and what bounds the first instance over time."""
-    import numpy as np
-
-    from ..serving.bounds import over_time
     from ..serving.loop.records import N_LOG
+
+    alt = altair()
+    left = _latencies(report)
+    instance = report.instances[0]
+    log = instance.state.log[: instance.whole(N_LOG)]
+    if not len(log):
+        return left
+    span = alt.Scale(domain=[float(log[0, 0]), float(log[-1, 0] + log[-1, 1])], nice=False)
+    panels = [*_states(log, report.server.blocks, span), _bounds(instance.server.step, log, span)]
+    right = alt.vconcat(*panels, spacing=6)
+    return alt.hconcat(left, right).resolve_scale(color="independent")
+
+
+def _latencies(report: ServingReport) -> Any:
+    """Cumulative shares of requests by latency, each curve with its name."""
+    import numpy as np
 
     alt = altair()
     series = {"per output token": report.collected.tpot_s, "first token": report.collected.ttft_s,
@@ -40,50 +55,53 @@ def chart(report: ServingReport) -> Any:
         domain=list(series), range=["#1b9e77", "#1b6ca8", "#d95f02"]))  # fmt: skip
     x = alt.X("s:Q", scale=log_scale(reach), axis=log_axis(reach, seconds=True), title=None)
     y = alt.Y("share:Q", axis=alt.Axis(format="%"), title="share of requests below")
-    left = alt.layer(
+    return alt.layer(
         alt.Chart(alt.Data(values=curves)).mark_line().encode(x=x, y=y, color=colours),
         alt.Chart(alt.Data(values=ends))
         .mark_text(align="left", dx=6, fontWeight="bold")
         .encode(x=x, y=y, color=colours, text="what:N"),
     ).properties(width=320, height=330, title="Latency")
-    instance = report.instances[0]
-    log = instance.state.log[: instance.whole(N_LOG)]
-    if not len(log):
-        return left
-    # A value holds until the next step begins; where none follows at once, nothing runs.
-    gaps = np.append(log[1:, 0], np.inf) - (log[:, 0] + log[:, 1]) > 1e-9
-    idle = np.zeros((int(gaps.sum()), log.shape[1]))
-    idle[:, 0] = (log[:, 0] + log[:, 1])[gaps]
-    seen = np.concatenate([log, idle])
-    seen = seen[np.argsort(seen[:, 0], kind="stable")]
-    span = alt.Scale(domain=[float(log[0, 0]), float(log[-1, 0] + log[-1, 1])], nice=False)
+
+
+def _states(log: Array, blocks: int, span: Any) -> list[Any]:
+    """Batch, queue and cache over time, one panel each."""
+    from ..serving.bounds import with_pauses
+
+    alt = altair()
+    seen = with_pauses(log)
+    seen = seen[:: max(1, len(seen) // POINTS)]
     panels = []
     for column, name, scale in ((2, "sequences decoding", 1.0), (3, "requests waiting", 1.0),
-                                (4, "cache in use, %", 100.0 / report.server.blocks)):  # fmt: skip
-        values = [{"t": float(r[0]), "n": float(r[column]) * scale}
-                  for r in seen[:: max(1, len(seen) // POINTS)]]  # fmt: skip
+                                (4, "cache in use, %", 100.0 / blocks)):  # fmt: skip
+        values = [{"t": float(r[0]), "n": float(r[column]) * scale} for r in seen]
+        top = alt.Scale(domain=[0, max(1.0, *(v["n"] for v in values))])
         panels.append(
             alt.Chart(alt.Data(values=values))
             .mark_area(interpolate="step-after", color="#1b6ca8", opacity=0.6)
             .encode(
                 x=alt.X("t:Q", scale=span, title=None, axis=alt.Axis(labels=False)),
-                y=alt.Y(
-                    "n:Q",
-                    title=None,
-                    axis=alt.Axis(tickCount=3),
-                    scale=alt.Scale(domain=[0, max(1.0, *(v["n"] for v in values))]),
-                ),
+                y=alt.Y("n:Q", title=None, axis=alt.Axis(tickCount=3), scale=top),
             )
             .properties(width=380, height=58, title=_left(name))
         )
-    edges, shares = over_time(instance.server.step, log)
+    return panels
+
+
+def _bounds(step: StepModel, log: Array, span: Any) -> Any:
+    """Shares of time by what bounds it."""
+    from ..serving.bounds import over_time
+
+    alt = altair()
+    edges, shares = over_time(step, log)
     bars = [
         {"t": float(edges[i]), "u": float(edges[i + 1]), "what": name, "n": float(part[i]),
          "order": order}
         for order, (name, part) in enumerate(shares.items()) for i in range(len(part))
         if part[i] > 1e-4
     ]  # fmt: skip
-    panels.append(
+    whole = alt.Scale(domain=[0, 1])
+    colours = alt.Scale(domain=list(BOUND_COLOURS), range=list(BOUND_COLOURS.values()))
+    return (
         alt.Chart(alt.Data(values=bars))
         .mark_bar(binSpacing=0)
         .encode(
@@ -94,20 +112,18 @@ def chart(report: ServingReport) -> Any:
                 stack=True,
                 title=None,
                 axis=alt.Axis(format="%", tickCount=3),
-                scale=alt.Scale(domain=[0, 1]),
+                scale=whole,
             ),
             order="order:O",
             color=alt.Color(
                 "what:N",
                 title=None,
-                scale=alt.Scale(domain=list(BOUND_COLOURS), range=list(BOUND_COLOURS.values())),
+                scale=colours,
                 legend=alt.Legend(orient="bottom", columns=5),
             ),
         )
         .properties(width=380, height=58, title=_left("time bound by"))
     )
-    right = alt.vconcat(*panels, spacing=6)
-    return alt.hconcat(left, right).resolve_scale(color="independent")
 
 
 BOUND_COLOURS = {"compute": "#d95f02", "memory": "#1b6ca8", "network": "#7570b3",

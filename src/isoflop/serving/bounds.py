@@ -69,3 +69,16 @@ def over_time(step: StepModel, log: Array, bins: int = 120) -> tuple[Array, dict
         found[name] = np.diff(np.interp(edges, times, passed)) / width
     found[IDLE] = np.maximum(0.0, 1.0 - sum(found.values()))
     return edges, found
+
+
+def with_pauses(log: Array) -> Array:
+    """The log with a row of zeros from the end of each step that none follows at once.
+
+    A row holds until the next one begins, so the pauses show.
+    """
+    ends = log[:, 0] + log[:, 1]
+    gaps = np.append(log[1:, 0], np.inf) - ends > 1e-9
+    pauses = np.zeros((int(gaps.sum()), log.shape[1]))
+    pauses[:, 0] = ends[gaps]
+    both = np.concatenate([log, pauses])
+    return both[np.argsort(both[:, 0], kind="stable")]
