@@ -44,8 +44,15 @@ class TokenWeave(Method):
     the split step by the host are not priced: they bound the smallest sizes.
 
     Checked against the 15 steps of the artifact that are not microbenchmarks (three models, 1,024
-    to 16,384 tokens, `--engine vllm`): median error 9% for the plain step, 6% for the woven one and
-    4% for the gain, at most 1.33 where 1.27 was measured (one constant gain would be 3.5% off).
+    to 16,384 tokens, `--engine vllm`): median error 6% for the plain step, 5% without network, 7%
+    for the woven one and 4% for the gain, at most 1.29 where 1.27 was measured; one constant gain,
+    fitted on the same steps, would be as good (3.5%). The gain is predicted 4% too high on
+    average, for two reasons. At 1,024 tokens and for Mixtral 8x22B until 2,048 (69 ms at both) the
+    host's launches of twice as many kernels bound the woven step; the one host time per layer
+    that was fitted elsewhere, vLLM 0.5's 0.76 ms, would make 121 ms of Llama 3.1 70B's 46 and is
+    not used. From 8,192 tokens on the woven step beats the one without network by 1 to 4%,
+    predicted 6%: kernels of one half wait for units that the other half's communication or
+    product still holds, which streams that share a device instantly do not show.
 
     References
     ----------
