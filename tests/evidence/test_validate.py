@@ -120,7 +120,7 @@ def test_json_has_the_promised_keys(capsys):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a,b\n1,2\n", "schema"), ("", "schema"), (None, "cannot be read")],
+    [("a,b\n1,2\n", "schema"), ("", "is empty"), (None, "cannot be read")],
 )
 def test_bad_files_get_one_sentence(tmp_path, capsys, text, words):
     path = tmp_path / "m.csv"
@@ -173,3 +173,47 @@ def test_stated_lengths_may_be_the_longest():
     # Uniform between 400 and 500: deviation 100 / sqrt(12).
     assert case.output_cv == pytest.approx(100 / np.sqrt(12) / 450)
     assert serving_case(2, row | {"note": ""}).prompt_tokens == 1000.0
+
+
+SILICON = {
+    "silicon_data_source": "x", "backend": "vllm", "backend_version": "0.17",
+    "model_path": "openai/gpt-oss-120b", "system": "h100_sxm", "precision": "fp4", "isl": "1024",
+    "osl": "1024", "batch_size": "8", "tp_size": "2", "pp_size": "1", "attention_dp_size": "1",
+    "moe_tp_size": "2", "moe_ep_size": "1", "silicon_ttft_ms": "60", "silicon_tpot_ms": "6",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("tp_size", "two", "its tp_size 'two' is not a whole number"),
+        ("tp_size", "1.5", "its tp_size '1.5' is not a whole number"),
+        ("moe_ep_size", "-1", "its moe_ep_size '-1' is not a whole number"),
+        ("pp_size", "inf", "its pp_size 'inf' is not a whole number"),
+        ("isl", "nan", "its isl 'nan' is not a positive number"),
+        ("osl", "-5", "its osl '-5' is not a positive number"),
+        ("batch_size", "0", "its batch_size '0' is not a positive number"),
+    ],
+)
+def test_one_bad_field_is_a_reason_of_its_row(name, text, said):
+    cases = silicon_cases(2, SILICON | {name: text})
+    assert all(said in c.reason for c in cases)
+    assert len(cases) == 2
+
+
+def test_degrees_left_empty_are_one():
+    empty = dict.fromkeys(("pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size"), "")
+    cases = silicon_cases(2, SILICON | empty)
+    assert [c.reason for c in cases] == ["", ""]
+    assert all(p.predicted for p in predict_cases(cases))
+
+
+@pytest.mark.parametrize("value", ["nan", "-3", "0", "inf", ""])
+def test_a_value_that_is_none_is_not_compared(value):
+    row = {
+        "source": "x", "engine": "vLLM", "model": "Llama-3.1-8B", "precision": "bf16",
+        "gpu": "H100", "tp": "1", "pp": "1", "ep": "1", "input_len": "1000", "output_len": "500",
+        "batch_or_concurrency": "8", "metric": "tpot_ms", "value": value, "note": "",
+    }  # fmt: skip
+    assert "is not a positive number" in serving_case(2, row).reason
+    assert "is not a whole number" in serving_case(2, row | {"value": "9", "tp": "two"}).reason

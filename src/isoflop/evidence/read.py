@@ -38,6 +38,8 @@ def read_cases(path: Path) -> list[Case]:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             header = set(reader.fieldnames or ())
+            if not header:
+                raise InvalidInput(f"'{path}' is empty.")
             convert = _schema(path, header)
             cases: list[Case] = []
             for row in reader:

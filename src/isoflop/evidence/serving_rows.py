@@ -11,7 +11,7 @@ from ..cost.engines import engine_of
 from ..errors import IsoflopError
 from ..plans import Plan
 from .case import Arrivals, Case, Protocol, as_run, weight_formats
-from .silicon_rows import number, role_of
+from .silicon_rows import number, role_of, whole
 
 SERVING_COLUMNS = frozenset(
     [
@@ -67,6 +67,11 @@ def serving_case(line: int, row: dict[str, str]) -> Case:
         return evolve(case, reason=f"the metric '{row['metric']}' is not one isoflop predicts")
     if "THEORETICAL" in row["note"]:
         return evolve(case, reason="a formula, not a measurement")
+    if not 0 < case.measured < math.inf:
+        return evolve(case, reason=f"its value '{row['value']}' is not a positive number")
+    for name in ("input_len", "output_len"):
+        if number(row[name]) < 0:
+            return evolve(case, reason=f"its {name} '{row[name]}' is negative")
     try:
         return _fill(case, row)
     except IsoflopError as error:
@@ -75,8 +80,7 @@ def serving_case(line: int, row: dict[str, str]) -> Case:
 
 def _fill(case: Case, row: dict[str, str]) -> Case:
     def degree(name: str) -> int:
-        value = number(row.get(name, ""))
-        return 1 if math.isnan(value) or value < 1 else int(value)
+        return whole(row, name)
 
     formats = weight_formats(row["precision"], row["model"])
     note, engine = row["note"], row["engine"]

@@ -8,7 +8,7 @@ import zlib
 
 from attrs import evolve
 
-from ..errors import IsoflopError
+from ..errors import InvalidInput, IsoflopError
 from ..plans import Plan
 from .benchmarks import protocol_of, unrecorded
 from .case import Case, Role, as_run, weight_formats
@@ -20,6 +20,8 @@ SILICON_COLUMNS = frozenset(
 )  # fmt: skip
 
 QUEUE_MS = 1e4
+MOST = 1e7
+"""Above any degree or count that a row may state."""
 FIT_SHARE = 0.4
 """Share of configurations whose rows the engine overheads are fitted on; the others only check."""
 
@@ -30,6 +32,35 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def whole(row: dict[str, str], name: str, least: int = 1) -> int:
+    """A degree or a count of a row; 1 where it is empty.
+
+    Raises
+    ------
+    InvalidInput
+        If it is written but no whole number of at least `least`.
+    """
+    text = row.get(name, "").strip()
+    value = number(text) if text and text.lower() != "nan" else 1.0
+    if not (least <= value < MOST and value == math.floor(value)):
+        raise InvalidInput(f"its {name} '{text}' is not a whole number of at least {least}")
+    return int(value)
+
+
+def positive(row: dict[str, str], name: str) -> float:
+    """A length or a count of a row.
+
+    Raises
+    ------
+    InvalidInput
+        If it is no positive number.
+    """
+    value = number(row.get(name, ""))
+    if not 0 < value < math.inf:
+        raise InvalidInput(f"its {name} '{row.get(name, '')}' is not a positive number")
+    return value
 
 
 def silicon_cases(line: int, row: dict[str, str]) -> list[Case]:
@@ -48,7 +79,7 @@ def silicon_cases(line: int, row: dict[str, str]) -> list[Case]:
     cases = []
     for metric, column in (("tpot_s", "silicon_tpot_ms"), ("ttft_s", "silicon_ttft_ms")):
         value = number(row[column]) * 1e-3
-        if value > 0:
+        if 0 < value < math.inf:
             reason = base.reason
             if not reason and number(row["silicon_ttft_ms"]) > QUEUE_MS:
                 reason = "a TTFT above 10 s is a queue: fewer sequences ran than were sent"
@@ -75,14 +106,14 @@ def _fill(case: Case, row: dict[str, str], origin: str) -> Case:
         # Its quantised checkpoints carry 8-bit cache scales and use them by default.
         formats = evolve(formats, kv="fp8")
     plan = Plan(
-        tensor=tensor, pipeline=int(number(row["pp_size"]) or 1), data=data, expert=expert,
+        tensor=tensor, pipeline=whole(row, "pp_size"), data=data, expert=expert,
         formats=formats,
     )  # fmt: skip
     return evolve(
         case, reason=reason or _distrust(row), model=row["model_path"], device=row["system"],
         engine=row["backend"], release=row.get("backend_version", ""), plan=plan,
-        prompt_tokens=number(row["isl"]),
-        output_tokens=number(row["osl"]),
+        prompt_tokens=positive(row, "isl"),
+        output_tokens=positive(row, "osl"),
         concurrency=_clients(row, origin, data),
     )  # fmt: skip
 
@@ -93,8 +124,10 @@ def _clients(row: dict[str, str], origin: str, data: int) -> float:
     Some runs put a router before several instances: their clients are then a multiple of the
     batch, which is one instance's, or one attention rank's.
     """
-    batch = number(row["batch_size"])
     sent = re.search(r"silicon_concurrency=(\d+)", origin)
+    if sent and not row["batch_size"].strip():
+        return float(sent.group(1))
+    batch = positive(row, "batch_size")
     if not sent:
         return batch * data
     ranks = number(row["attention_dp_size"])
@@ -109,14 +142,12 @@ def _degrees(row: dict[str, str]) -> tuple[int, int, int, str]:
     same ranks twice: TP4 with EP4 on 4 devices is written as 16 ranks. The same run appears with
     both spellings, which shows it.
     """
-    tp = int(number(row["tp_size"]))
-    raw_dp = number(row["attention_dp_size"])
-    moe_tp, moe_ep = number(row["moe_tp_size"]), number(row["moe_ep_size"])
+    tp, raw_dp = whole(row, "tp_size"), number(row["attention_dp_size"])
     if raw_dp == 0:
         return tp, 1, 1, "attention data parallelism of 0 is not a plan"
-    dp = 1 if math.isnan(raw_dp) else int(raw_dp)
-    t = 1 if math.isnan(moe_tp) else max(1, int(moe_tp))
-    e = 1 if math.isnan(moe_ep) else max(1, int(moe_ep))
+    dp = whole(row, "attention_dp_size")
+    # Dense models are recorded with experts over no rank.
+    t, e = (max(1, whole(row, f"moe_{k}_size", least=0)) for k in ("tp", "ep"))
     if t == e > 1 and tp * dp == t * e:
         return (t, 1, e, "") if tp > 1 else (1, t, e, "")
     if tp > 1 and dp == tp and e == tp * dp:
