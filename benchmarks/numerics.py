@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from isoflop.numerics import encode, load_format, quantizers, round_to
-from isoflop.numerics.arithmetic import lut_gemm
+from isoflop.numerics import decode, encode, load_format, quantizers, round_to
+from isoflop.numerics.arithmetic import compressed, lut_gemm
 
 VALUES = 10_000_000
 FLOATS = ("fp8-e4m3", "fp8-e5m2", "fp6-e3m2", "fp6-e2m3", "fp4-e2m1", "bf16", "fp16", "e5m7")
@@ -148,6 +148,30 @@ def low_bit_products() -> None:
         print(f"{name:50s}{operations / best(product, 5):14.0f}")
 
 
+def compressed_products() -> None:
+    """Weights as codes, expanded as they are loaded, beside decoding them first and keeping
+    them as float32; one thread."""
+    k = 4096
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((k, k)).astype(np.float32)
+    print(f"\n{f'{k} x {k} weights as codes':24s}{'rows':>6s}{'ms':>8s}"
+          f"{'decoded first / it':>20s}{'kept float32 / it':>19s}")  # fmt: skip
+    for name in ("bf16", "posit16", "softposit8", "fp8-e4m3"):
+        codes = encode(weights, name)
+        wide = decode(codes, name)
+        for rows in (1, 8, 64):
+            x = rng.standard_normal((rows, k)).astype(np.float32)
+            ours, first, kept = (
+                best(function, 4)
+                for function in (
+                    lambda x=x, c=codes, f=name: compressed.matmul(x, c, f),
+                    lambda x=x, c=codes, f=name: x @ decode(c, f).T,
+                    lambda x=x, w=wide: x @ w.T,
+                )
+            )
+            print(f"{name:24s}{rows:6d}{ours * 1e3:8.1f}{first / ours:19.1f}x{kept / ours:18.2f}x")
+
+
 def _eight_bit(rng: np.random.Generator, m: int, n: int, k: int) -> dict[str, Callable[[], object]]:
     """The int8 products that PyTorch has here, and its float32 one."""
     try:
@@ -207,6 +231,7 @@ def main() -> None:
     blocks(x.reshape(-1, 4096))
     peers(x, ours)
     low_bit_products()
+    compressed_products()
     if not arguments.quick:
         methods()
 

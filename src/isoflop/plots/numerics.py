@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,11 @@ from typing import Any
 from .chart import altair
 
 ROW_PIXELS = 14
+PLOT = (480, 320)
+"""Width and height of the chart of bits against error, pixels."""
+LETTER = (7, 12)
+"""Width and line height of the names in it."""
+FRONT, BEATEN = "no other beats it", "another beats it"
 MOST_LAYERS = 80
 """Layers of the charts by layer; of larger models those with the largest error."""
 
@@ -41,7 +47,7 @@ def layers_chart(rows: Sequence[dict[str, Any]], title: str) -> Any:
         title="Outliers: largest weight over the RMS of its layer",
         width=420,
     ).encode(
-        x=alt.X("depth:O", title="layer"),
+        x=alt.X("depth:O", title="layer", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
         y=alt.Y("kind:N", title=None),
         tooltip=["kind:N", "depth:O", "peak:Q", "outliers:Q"],
     )
@@ -60,24 +66,60 @@ def pareto_chart(
 ) -> Any:  # fmt: skip
     """Bits against error with every format named, and the line of those no other beats."""
     alt = altair()
+    exact = min((r[error] for r in rows if r[error] > 0), default=1.0) / 10  # drawn at the foot
     points = [
-        {"format": r["format"], "bits": r[bits], "error": max(r[error], 1e-12),
-         "undominated": bool(r["undominated"])}
+        {"format": r["format"] + ("" if r[error] > 0 else " (exact)"), "bits": r[bits],
+         "error": max(r[error], exact), "beaten": FRONT if r["undominated"] else BEATEN}
         for r in rows
     ]  # fmt: skip
-    base = alt.Chart(alt.Data(values=points), title=title, width=480, height=320).encode(
+    base = alt.Chart(alt.Data(values=points), title=title, width=PLOT[0], height=PLOT[1]).encode(
         x=alt.X("bits:Q", title="bits per value, scales included", scale=alt.Scale(zero=False)),
         y=alt.Y(
-            "error:Q", title="relative RMSE", scale=alt.Scale(type="log", nice=False, padding=20)
+            "error:Q",
+            title="relative RMSE",
+            scale=alt.Scale(type="log", nice=False, padding=20),
+            axis=alt.Axis(tickCount=6),
         ),
         tooltip=["format:N", "bits:Q", "error:Q"],
     )
-    line = base.transform_filter("datum.undominated").mark_line(color="gray", strokeDash=[4, 3])
-    dots = base.mark_point(filled=True, size=70).encode(
-        color=alt.Color("undominated:N", title="undominated")
-    )
-    names = base.mark_text(dx=7, align="left", baseline="middle").encode(text="format:N")
-    return line + dots + names
+    front = base.transform_filter(f"datum.beaten == '{FRONT}'")
+    layers = [
+        front.mark_line(color="gray", strokeDash=[4, 3]),
+        base.mark_point(filled=True, size=70).encode(
+            color=alt.Color("beaten:N", title=None, sort=[FRONT, BEATEN])
+        ),
+    ]
+    shifts = label_shifts(points)
+    for shift in sorted(set(shifts)):
+        here = [p for p, s in zip(points, shifts) if s == shift]
+        text = base.mark_text(dx=8, dy=shift, align="left", baseline="middle")
+        layers.append(text.encode(text="format:N").properties(data=alt.Data(values=here)))
+    return alt.layer(*layers)
+
+
+def label_shifts(points: Sequence[dict[str, Any]]) -> list[int]:
+    """Pixels by which each point's name moves down, so that no two names overlap."""
+    wide = max(p["bits"] for p in points) - min(p["bits"] for p in points) or 1.0
+    heights = [math.log10(p["error"]) for p in points]
+    tall = max(heights) - min(heights) or 1.0
+    taken: list[tuple[float, float, float]] = []
+    shifts = []
+    for p, height in zip(points, heights):
+        left = p["bits"] / wide * PLOT[0]
+        right = left + LETTER[0] * len(p["format"])
+        middle = -height / tall * PLOT[1]
+
+        def free(y: float, left: float = left, right: float = right) -> bool:
+            return all(
+                abs(y - other) >= LETTER[1] or right <= start or left >= end
+                for start, end, other in taken
+            )
+
+        steps = [sign * LETTER[1] * k for k in range(len(points) + 1) for sign in (1, -1)]
+        shift = next((s for s in steps if free(middle + s)), 0)
+        taken.append((left, right, middle + shift))
+        shifts.append(shift)
+    return shifts
 
 
 def _short(name: str) -> str:
