@@ -59,6 +59,15 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
         raise InvalidInput(f"'{target}' cannot be written: {error.strerror}.") from None
 
 
+def write_chart(chart: Any, path: Path, *, quiet: bool = False) -> None:
+    """Write a chart as .svg, .png or .html, and say so where the screen holds no JSON."""
+    from ..plots.chart import save
+
+    save(chart, path)
+    if not quiet:
+        print(f"Chart written to {path}.")
+
+
 def write_records(path: Path, records: list[dict[str, Any]]) -> None:
     """Write equal-keyed records as .csv or .json.
 

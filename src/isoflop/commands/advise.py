@@ -105,12 +105,10 @@ def advise(
         if room is not None:
             _print_capacity(room)
     if plot is not None:
-        from ..plots.chart import save
         from ..plots.serving import front
+        from ._output import write_chart
 
-        save(front(found), plot)
-        if not json:
-            print(f"Chart written to {plot}.")
+        write_chart(front(found), plot, quiet=json)
 
 
 def _capacity(found: Advice, trace: Any, loads: str) -> dict[str, Any]:

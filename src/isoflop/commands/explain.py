@@ -110,12 +110,10 @@ def explain(
             console().print(table(title, columns, rows))
             console().print(note)
     if plot is not None:
-        from ..plots.chart import save
         from ..plots.explain import chart
+        from ._output import write_chart
 
-        save(chart(result), plot)
-        if not json:
-            print(f"Chart written to {plot}.")
+        write_chart(chart(result), plot, quiet=json)
 
 
 def build_step(

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from ..scaling.columns import Runs
     from ..scaling.fit import LawFit
+    from ..scaling.law import Law
 
 
 PRINTED_DRAWS = 400
@@ -85,29 +86,15 @@ def fit(
     plot
         Write a chart: .svg, .png or .html.
     """
-    from ..errors import InvalidInput
-    from ..scaling.columns import check_runs, read_runs
     from ..scaling.fit import fit_law
     from ..scaling.law import find_law
     from ..scaling.sensitivity import sensitivity
     from ._output import progress_bar
 
     form = find_law(law)
-    for name, value in (("bootstrap", bootstrap), ("drop-worst", drop_worst)):
-        if value < 0:
-            raise InvalidInput(f"--{name} is {value}; it must be 0 or more.")
-    if delta is not None and not 0 < delta < float("inf"):
-        raise InvalidInput(f"The Huber threshold is above zero, not {delta}.")
+    _check_settings(bootstrap, drop_worst, delta)
     named = {"params": n, "tokens": d, "compute_flop": c, form.output: loss, **_pairs(column)}
-    data = read_runs(_path(runs), form, named, cluster, _pairs(where))
-    if drop_worst:
-        import numpy as np
-
-        keep = np.sort(
-            np.argsort(data.columns[form.output], kind="stable")[: len(data) - drop_worst]
-        )
-        data = data.take(keep)
-        check_runs(data, form)
+    data = _read(_path(runs), form, named, cluster, _pairs(where), drop_worst)
     how = "cluster" if cluster else resampling
     with progress_bar("resamples", bootstrap >= 2000) as progress:
         result = fit_law(data, form, delta=delta, bootstrap=bootstrap, resampling=how, seed=seed,
@@ -129,12 +116,36 @@ def fit(
         if out is not None:
             print(f"Fit written to {out}; use it with: isoflop spend 1e24 --law {out}")
     if plot is not None:
-        from ..plots.chart import save
         from ..plots.laws import chart
+        from ._output import write_chart
 
-        save(chart(result, data), plot)
-        if not json:
-            print(f"Chart written to {plot}.")
+        write_chart(chart(result, data), plot, quiet=json)
+
+
+def _check_settings(bootstrap: int, drop_worst: int, delta: float | None) -> None:
+    from ..errors import InvalidInput
+
+    for name, value in (("bootstrap", bootstrap), ("drop-worst", drop_worst)):
+        if value < 0:
+            raise InvalidInput(f"--{name} is {value}; it must be 0 or more.")
+    if delta is not None and not 0 < delta < float("inf"):
+        raise InvalidInput(f"The Huber threshold is above zero, not {delta}.")
+
+
+def _read(
+    path: Path, form: Law, named: dict[str, str], cluster: str, where: dict[str, str], worst: int
+) -> Runs:
+    """The runs that are fitted, without the `worst` of the highest loss."""
+    from ..scaling.columns import check_runs, read_runs
+
+    data = read_runs(path, form, named, cluster, where)
+    if worst:
+        import numpy as np
+
+        order = np.argsort(data.columns[form.output], kind="stable")
+        data = data.take(np.sort(order[: len(data) - worst]))
+        check_runs(data, form)
+    return data
 
 
 def _path(runs: Path) -> Path:

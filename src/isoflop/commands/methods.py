@@ -109,12 +109,10 @@ def run(
         if not json:
             print(f"{len(report.series):,} records written to {out}.")
     if plot is not None:
-        from ..plots.chart import save
         from ..plots.serving import power
+        from ._output import write_chart
 
-        save(power(report.series), plot)
-        if not json:
-            print(f"Chart written to {plot}.")
+        write_chart(power(report.series), plot, quiet=json)
 
 
 def parse_options(option: list[str] | None) -> dict[str, float]:

@@ -112,12 +112,10 @@ def plan(
     report = _report(job, recipe, on, layout, why_not)
     _answer(report, emit, json)
     if plot is not None:
-        from ..plots.chart import save
         from ..plots.training import chart
+        from ._output import write_chart
 
-        save(chart(report), plot)
-        if not (json or emit):
-            print(f"Chart written to {plot}.")
+        write_chart(chart(report), plot, quiet=json or bool(emit))
 
 
 def _report(job: TrainingJob, recipe: Recipe, on: str, layout: str, why_not: str) -> PlanReport:

@@ -114,13 +114,11 @@ def quantize(
         write_index(written)
     _print(reports, json, all_layers, output, effect)
     if plot is not None:
-        from ..plots.chart import save
         from ..plots.numerics import layers_chart
+        from ._output import write_chart
 
         rows = [row for report in reports for row in report.rows()]
-        save(layers_chart(rows, f"{settings.format} by {settings.method}"), plot)
-        if not json:
-            print(f"Chart written to {plot}.")
+        write_chart(layers_chart(rows, f"{settings.format} by {settings.method}"), plot, quiet=json)
 
 
 def _effect(model: str, on: str, format: str) -> dict[str, Any]:
@@ -202,12 +200,10 @@ def _compared(files, compare, settings, calibration, bits_per_weight, budget, js
         chosen = choose(names, runs, budget_bytes=limit, bits_per_weight=bits_per_weight)
     _print_comparison(table, chosen, settings.method, json)
     if plot is not None:
-        from ..plots.chart import save
         from ..plots.numerics import pareto_chart
+        from ._output import write_chart
 
-        save(pareto_chart(table, f"Formats by {settings.method}"), plot)
-        if not json:
-            print(f"Chart written to {plot}.")
+        write_chart(pareto_chart(table, f"Formats by {settings.method}"), plot, quiet=json)
     if chosen is None:
         return None
     return evolve(settings, per_layer=chosen.formats)

@@ -11,9 +11,12 @@ from ._options import Count
 from ._traffic import DEFAULT_TRAFFIC, Traffic
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..serving.fleet import Outage
     from ..serving.report import ServingReport
     from ..serving.server import Server
+    from ..serving.traffic import Trace
 
 
 def simulate(
@@ -126,11 +129,10 @@ def simulate(
         Write a chart: .svg, .png or .html.
     """
     from ..plots.chart import writable
+    from ..serving.report import carbon
     from ..serving.server import Server
-    from ..serving.simulate import simulate as run
     from ..serving.slo import parse_slo
     from ..units import parse
-    from ._output import progress_bar
     from .explain import build_step
 
     promised = parse_slo(slo) if slo else []
@@ -150,34 +152,13 @@ def simulate(
 
     made = {name: make(name) for name in _replica_names(on)}
     servers = [made[name] for name in _replica_names(on)]
-    from ..serving.report import carbon
-
-    server = servers[0]
     outages = [*_outages(fail, "fail"), *_outages(drain, "drain")]
     trace = traffic.trace(min(s.longest for s in servers))
-    events = 200_000 if timeline is not None or plot is not None else 0
-    if disaggregate:
-        _require_one_kind(len(servers), len(outages), replicas, share)
-    if len(servers) > 1 or outages:
-        from ..serving.fleet import simulate_fleet
-
-        report = simulate_fleet(
-            servers if len(servers) > 1 else servers * replicas, trace, router=router,
-            outages=outages, drop_long=traffic.drop_long, events=events,
-        )  # fmt: skip
-    elif disaggregate:
-        from ..serving.disaggregated import simulate_split
-
-        prefills, decodes = _split(disaggregate)
-        report = simulate_split(server, trace, prefills=prefills, decodes=decodes,
-                                drop_long=traffic.drop_long, events=events)  # fmt: skip
-    else:
-        with progress_bar("requests", len(trace) >= 5000) as progress:
-            report = run(
-                server, trace, replicas=replicas * share, router=router,
-                drop_long=traffic.drop_long, events=events, progress=progress,
-                sustained=clocks == "sustained",
-            )  # fmt: skip
+    report = _run(
+        servers, trace, outages, split=disaggregate, replicas=replicas, share=share, router=router,
+        sustained=clocks == "sustained", drop_long=traffic.drop_long,
+        events=200_000 if timeline is not None or plot is not None else 0,
+    )  # fmt: skip
     promises = report.kept(promised)
     report.summary["goodput_requests_per_s"] = report.goodput_per_s(promised)
     report.summary.update(carbon(report.summary["joules_per_output_token"], grid))
@@ -186,21 +167,54 @@ def simulate(
 
         print_json({**report.as_dict(), "slo": promises})
     else:
-        _print(report, server, promises)
+        _print(report, servers[0], promises)
+    _write(report, timeline, plot, quiet=json)
+
+
+def _run(
+    servers: Sequence[Server], trace: Trace, outages: Sequence[Outage], *, split: str,
+    replicas: int, share: int, router: str, sustained: bool, drop_long: bool, events: int,
+) -> ServingReport:  # fmt: skip
+    """The trace through replicas that differ or fail, through two pools, or through equals."""
+    if split:
+        _require_one_kind(len(servers), len(outages), replicas, share)
+    if len(servers) > 1 or outages:
+        from ..serving.fleet import simulate_fleet
+
+        return simulate_fleet(
+            servers if len(servers) > 1 else list(servers) * replicas, trace, router=router,
+            outages=outages, drop_long=drop_long, events=events,
+        )  # fmt: skip
+    if split:
+        from ..serving.disaggregated import simulate_split
+
+        prefills, decodes = _split(split)
+        return simulate_split(servers[0], trace, prefills=prefills, decodes=decodes,
+                              drop_long=drop_long, events=events)  # fmt: skip
+    from ..serving.simulate import simulate as run
+    from ._output import progress_bar
+
+    with progress_bar("requests", len(trace) >= 5000) as progress:
+        return run(
+            servers[0], trace, replicas=replicas * share, router=router, drop_long=drop_long,
+            events=events, progress=progress, sustained=sustained,
+        )  # fmt: skip
+
+
+def _write(report: ServingReport, timeline: Path | None, plot: Path | None, *, quiet: bool) -> None:
+    """The timeline and the chart, where asked for."""
     if timeline is not None:
         from ..serving.timeline import chrome_trace
         from ._output import write_whole
 
         write_whole(timeline, chrome_trace(report))
-        if not json:
+        if not quiet:
             print(f"Timeline written to {timeline}.")
     if plot is not None:
-        from ..plots.chart import save
         from ..plots.serving import chart
+        from ._output import write_chart
 
-        save(chart(report), plot)
-        if not json:
-            print(f"Chart written to {plot}.")
+        write_chart(chart(report), plot, quiet=quiet)
 
 
 def _clock_text(summary: dict[str, Any]) -> str:

@@ -97,12 +97,10 @@ def spend(
     else:
         _print(found, amount, served, ends, proposals)
     if plot is not None:
-        from ..plots.chart import save
         from ..plots.spend import chart
+        from ._output import write_chart
 
-        save(chart(found), plot)
-        if not json:
-            print(f"Chart written to {plot}.")
+        write_chart(chart(found), plot, quiet=json)
 
 
 def _choose(name: str, amount: Budget, option: list[str] | None, json: bool) -> None:

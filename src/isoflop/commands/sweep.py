@@ -77,8 +77,7 @@ def sweep(
     """
     from ..executors import make_executor
     from ..serving.sweep import sweep as run
-    from ..units import show_s
-    from ._output import console, print_json, progress_bar, table
+    from ._output import print_json, progress_bar
 
     lists: dict[str, list[Any]] = {
         "rate": _numbers(rate, float, "rate") or [0.0],
@@ -94,28 +93,33 @@ def sweep(
     if json:
         print_json(rows)
     else:
-        varied = [n for n, v in lists.items() if len(v) > 1] or ["rate"]
-        cells = []
-        for r in rows:
-            head = [str(r[n]) for n in varied]
-            if "error" in r:
-                cells.append([*head, "-", "-", "-", "-", r["error"]])
-                continue
-            cells.append([
-                *head, show_s(r["ttft_s"]["p99"]),
-                "-" if r["tpot_s"]["p99"] is None else show_s(r["tpot_s"]["p99"]),
-                f"{r['throughput_output_tokens_per_s']:,.0f}", f"{r['utilization']:.0%}", "",
-            ])  # fmt: skip
-        columns = [*varied, "ttft p99", "tpot p99", "tokens/s", "busy", ""]
-        console().print(table("", columns, cells, wrap=True))
+        _print(rows, [n for n, v in lists.items() if len(v) > 1] or ["rate"])
         print(f"Results in {out}.")
     if plot is not None:
-        from ..plots.chart import save
         from ..plots.serving import load_curve
+        from ._output import write_chart
 
-        save(load_curve([r for r in rows if "error" not in r]), plot)
-        if not json:
-            print(f"Chart written to {plot}.")
+        write_chart(load_curve([r for r in rows if "error" not in r]), plot, quiet=json)
+
+
+def _print(rows: list[dict[str, Any]], varied: list[str]) -> None:
+    """One line per simulation, by the settings that vary."""
+    from ..units import show_s
+    from ._output import console, table
+
+    cells = []
+    for r in rows:
+        head = [str(r[n]) for n in varied]
+        if "error" in r:
+            cells.append([*head, "-", "-", "-", "-", r["error"]])
+            continue
+        cells.append([
+            *head, show_s(r["ttft_s"]["p99"]),
+            "-" if r["tpot_s"]["p99"] is None else show_s(r["tpot_s"]["p99"]),
+            f"{r['throughput_output_tokens_per_s']:,.0f}", f"{r['utilization']:.0%}", "",
+        ])  # fmt: skip
+    columns = [*varied, "ttft p99", "tpot p99", "tokens/s", "busy", ""]
+    console().print(table("", columns, cells, wrap=True))
 
 
 def _words(text: str, separator: str) -> list[str]:

@@ -92,12 +92,10 @@ def schedules(
         for r in absent:
             console().print(f"{r['schedule']} is left out: {r['reason']}")
     if plot is not None:
-        from ..plots.chart import save
         from ..plots.pipeline import chart
+        from ._output import write_chart
 
-        save(chart(lines), plot)
-        if not json:
-            print(f"Chart written to {plot}.")
+        write_chart(chart(lines), plot, quiet=json)
 
 
 @app.command
