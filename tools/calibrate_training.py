@@ -29,20 +29,20 @@ BOUNDS = {
     "attention_backward": (0.8, 2.5), "attention_older": (1.0, 3.0), "stream": (0.6, 2.5),
     "eager": (1.0, 5.0), "stream_backward": (0.7, 2.5), "experts": (0.8, 3.0), "scan": (1.0, 40.0),
     "exchange": (0.3, 1.0), "exchange_fused": (0.3, 1.0), "scale_up": (0.35, 0.95),
-    "network": (0.3, 0.95), "contention": (0.0, 0.6),
-    "launch": (1e-6, 2e-4), "step": (1e-4, 3e-2), "straggler": (0.0, 0.03),
-    "power_exponent": (0.3, 0.6),
+    "network": (0.3, 0.95), "ramp": (1e5, 3e7), "contention": (0.0, 0.6),
+    "launch": (1e-6, 2e-4), "launch_traced": (1e-6, 4e-4), "step": (1e-4, 3e-2),
+    "straggler": (0.0, 0.03), "power_exponent": (0.3, 0.6),
 }  # fmt: skip
 FITTED = {
     "ampere": ("gemm", "attention", "attention_backward", "stream", "eager", "stream_backward",
-               "scale_up", "network", "contention", "launch", "step", "straggler"),
+               "scale_up", "network", "ramp", "contention", "launch", "launch_traced", "step",
+               "straggler"),
     "hopper": ("gemm", "gemm_fp8", "attention", "attention_backward", "attention_older", "stream",
                "eager", "stream_backward", "experts", "scan", "exchange", "exchange_fused",
-               "scale_up", "network", "contention", "launch", "step", "straggler"),
+               "scale_up", "network", "ramp", "contention", "launch", "step", "straggler"),
     "blackwell": ("gemm", "gemm_fp8", "gemm_fp4", "attention", "attention_backward", "stream",
-                  "experts", "scan", "exchange", "exchange_fused", "scale_up", "network",
-                  "contention",
-                  "launch", "step", "power_exponent"),
+                  "experts", "scan", "exchange", "exchange_fused", "scale_up", "network", "ramp",
+                  "contention", "launch", "step", "power_exponent"),
 }  # fmt: skip
 WATTS = {"ampere": 400 / 312e12, "hopper": 700 / 989.4e12, "blackwell": 1400 / 2500e12}
 PRIOR_WEIGHT = 0.6
@@ -124,7 +124,7 @@ def fit_family(family: str, cases: list) -> tuple[TrainingCalibration, np.ndarra
 
     low, high = (np.array([BOUNDS[n][i] for n in names]) / scale for i in (0, 1))
     # From where launches are seen: where the device hides them, their slope is zero.
-    begin = np.array([6.0 if n == "launch" else 1.0 for n in names])
+    begin = np.array([2.5 if n == "launch" else 1.0 for n in names])
     begin = np.clip(begin, low * 1.001 + 1e-9, high * 0.999)
     result = least_squares(
         residuals, begin, bounds=(low, high), loss="soft_l1", max_nfev=14, diff_step=0.02

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
+from attrs import evolve
 
 from isoflop.evidence.predict import predict_cases
-from isoflop.evidence.ranking import kendall_tau, rank_plans
+from isoflop.evidence.ranking import RankedPlans, kendall_tau, rank_plans
 from isoflop.evidence.read import read_cases
 from isoflop.evidence.summary import summarise
 from isoflop.training.memory import memory_parts, total_bytes, usable_bytes
 from isoflop.training.plan import Plans
+from isoflop.training.time import StepPricer
 from tests.shared_data import data
 
 
@@ -39,7 +41,7 @@ def test_sources_never_fitted(predictions):
     error = errors(predictions, "check")
     assert len(error) > 300
     assert np.median(error) <= 0.06
-    assert error.mean() <= 0.12
+    assert error.mean() <= 0.1
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,20 @@ def test_the_chosen_plan_is_near_the_fastest_measured(predictions):
     assert sum(g.plans for g in groups) == 94
     assert all(g.regret <= 0.03 for g in groups)
     assert np.average([g.tau for g in groups], weights=[g.pairs for g in groups]) > 0.55
+
+
+def test_pairs_closer_than_a_ratio_have_no_order():
+    group = RankedPlans(
+        source="s", model="m", devices=8, plans=3, tau=1 / 3, pairs=3, regret=0.0,
+        names=("a", "b", "c"), measured=np.array([1.0, 1.02, 1.5]),
+        predicted=np.array([1.1, 1.0, 1.4]),
+    )  # fmt: skip
+    assert group.tau_apart(1e-3) == (pytest.approx(1 / 3), 3)
+    assert group.tau_apart(0.1) == (1.0, 2)
+    assert group.tau_apart(0.9) == (0.0, 0)
+    assert [(r["plan"], r["predicted_place"]) for r in group.rows()] == [
+        ("a", 2), ("b", 1), ("c", 3)
+    ]  # fmt: skip
 
 
 def test_kendall_tau_counts_pairs_measured_apart():
@@ -95,9 +111,52 @@ def test_measured_runs_are_predicted_to_fit(predictions):
     assert np.quantile(share, 0.9) >= 0.9
 
 
+def test_published_benchmark_runs_are_predicted_to_fit(predictions):
+    """Megatron-Bridge's, with what its configurations set beside the table's columns."""
+    fits = []
+    for p in predictions:
+        if p.predicted and "Bridge" in p.case.source:
+            q = p.case.training
+            needed = total_bytes(memory_parts(q.job, q.recipe, Plans.of(q.plans))).min()
+            fits.append(needed / usable_bytes(q.device))
+    assert len(fits) == 260
+    assert np.mean(np.array(fits) <= 1.0) > 0.9
+    assert np.mean(np.array(fits) <= 1.1) > 0.97
+
+
+def test_the_single_node_table_is_composed_of_traces():
+    """Its times are linear in layers and micro-batches further than any clock could say."""
+    rows = []
+    for c in read_cases(data("training/vtrain_single_node.csv")):
+        q, p = c.training, c.training.plans[0]
+        if (q.job.model.hidden, p.tensor, p.pipeline, p.data, p.micro_batch) == (1024, 4, 1, 1, 1):
+            rows.append((q.job.model.depth, q.job.global_batch, c.measured))
+            assert q.recipe.traced
+    depth, count, seconds = np.array(rows).T
+    terms = np.stack([np.ones_like(depth), depth, count, depth * count], axis=1)
+    rest = seconds - terms @ np.linalg.lstsq(terms, seconds, rcond=None)[0]
+    assert len(rows) >= 12
+    assert np.abs(rest).max() < 1e-12 * seconds.max()
+
+
+def test_an_unpadded_vocabulary_slows_the_head():
+    cases = [c for c in read_cases(data("training/vtrain_single_node.csv"))
+             if c.training.plans[0].devices == c.training.plans[0].data == 2]  # fmt: skip
+    q = cases[0].training
+    assert q.job.model.vocab == 50_257
+    padded = evolve(q.recipe, padded_vocabulary=True)
+    heads = [
+        StepPricer(job=q.job, recipe=r, device=q.device, cluster=q.cluster).price(
+            Plans.of(q.plans)
+        ).layer["head"][0] for r in (q.recipe, padded)
+    ]  # fmt: skip
+    assert 2.0 < heads[0] / heads[1] < 4.0
+
+
 def test_single_node_table():
     cases = read_cases(data("training/vtrain_single_node.csv"))
     items = predict_cases(cases[::7])
     error = np.array([abs(p.predicted / p.case.measured - 1) for p in items])
-    assert error.mean() <= 0.12
+    assert error.mean() <= 0.08
+    assert np.median(error) <= 0.05
     assert summarise(items).rows()[0]["baseline_mean_abs_pct"] > 50

@@ -32,7 +32,7 @@ def test_a_model_that_does_not_fit_is_told_what_is_left_to_try(capsys):
     assert stop.value.code == 2
     text = capsys.readouterr().err
     assert "--adapters" in text
-    assert "--offload" not in text
+    assert "--offload cpu" not in text
 
 
 def test_adapters_let_an_8b_model_onto_one_24_gb_card(capsys):

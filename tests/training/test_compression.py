@@ -73,10 +73,10 @@ def test_what_stays_whole_is_not_sharded():
 
 def test_a_slow_network_makes_compression_worth_its_work(capsys):
     def step(name: str) -> dict:
-        main(["plan", "llama-3.2-1b", "--on", "64xdgx-a100", "--global-batch", "64",
+        main(["plan", "llama-3.2-1b", "--on", "64xa100-40gb-pcie", "--global-batch", "64",
               "--plan", "zero1", "--gradients", name, "--json"])  # fmt: skip
         return json.loads(capsys.readouterr().out)
 
     plain, half = step("fp32"), step("bf16")
     assert half["gradient_exchange"] == "bf16"
-    assert half["step_parts_s"]["gradients"] < plain["step_parts_s"]["gradients"]
+    assert half["step_parts_s"]["gradients"] < 0.8 * plain["step_parts_s"]["gradients"]

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from isoflop.hardware import load_accelerator
 from isoflop.models import FeedForward, LayerGroup, Mixer, ModelSpec, load_model
+from isoflop.training.activations import layer_shape
 from isoflop.training.memory import (
     in_flight,
     layer_activation_bytes,
-    layer_shape,
     memory_parts,
     total_bytes,
     usable_bytes,

@@ -5,7 +5,8 @@ from attrs import evolve
 from isoflop.errors import InvalidInput
 from isoflop.hardware import load_fleet
 from isoflop.models import load_model
-from isoflop.training.memory import activation_modules, kept_bytes, memory_parts
+from isoflop.training.activations import activation_modules, kept_bytes
+from isoflop.training.memory import memory_parts
 from isoflop.training.plan import Plans, Recipe, TrainingJob, TrainingPlan
 from isoflop.training.time import StepPricer
 

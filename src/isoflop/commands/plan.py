@@ -30,9 +30,14 @@ def plan(
     layout: Annotated[str, Parameter(name="--plan")] = "",
     why_not: str = "",
     weights: Annotated[str, Parameter(name="--format")] = "bf16",
-    optimizer: Literal["adam", "adam8bit", "adafactor", "muon", "sgd", "learned"] = "adam",
+    optimizer: Literal[
+        "adam", "adam16", "adam8bit", "adafactor", "muon", "sgd", "learned"
+    ] = "adam",
     master: Literal["fp32", "bf16", "none"] = "fp32",
     offload: Literal["none", "cpu", "nvme"] = "none",
+    offload_activations: Annotated[bool, Parameter(negative=())] = False,
+    recompute_modules: str = "",
+    narrow_activations: Annotated[bool, Parameter(negative=())] = False,
     gradients: str = "",
     context: Literal["ring", "all-gather", "ulysses"] = "ring",
     placement: Literal["data-inside", "pipeline-inside"] = "data-inside",
@@ -74,6 +79,14 @@ def plan(
         The optimizer's own copy of the weights: fp32, bf16, or none.
     offload
         Where optimizer state lives.
+    offload_activations
+        Let the search keep activations of some layers in host memory where that is quicker than
+        computing them again; in a plan of yours: offload20.
+    recompute_modules
+        Modules computed again in every layer, by commas: layernorm, mla_up_proj, mlp, moe_act,
+        shared_experts.
+    narrow_activations
+        Products of 8 or 4 bits keep their inputs as narrow (Transformer Engine).
     gradients
         How gradients travel between data ranks: fp32 (default), bf16, 8bit, 1bit, or powersgd4 for
         factors of rank 4.
@@ -101,7 +114,8 @@ def plan(
     recipe = Recipe(
         format=_format(weights), optimizer=optimizer, offload=offload, exchange=gradients,
         context=context, placement=placement, imbalance=imbalance, master_bytes=MASTER[master],
-        adapters=adapters,
+        adapters=adapters, offload_activations=offload_activations,
+        narrow_activations=narrow_activations, recompute_modules=_modules(recompute_modules),
         overlap_tensor=overlap_tensor, overlap_expert=overlap_expert, fused_exchange=True,
     )  # fmt: skip
     job = _job(model, tokens, batch, global_batch, seq)
@@ -137,7 +151,7 @@ def _report(job: TrainingJob, recipe: Recipe, on: str, layout: str, why_not: str
     if layout:
         chosen = fill_data(parse_training_plan(layout), count)
         report = describe_plan(job, recipe, device, count, chosen, cluster)
-        require_fit(report)
+        require_fit(report, cluster)
         report = evolve(report, changes=what_helps(report, cluster))
     else:
         report = plan_run(job, recipe, device, count, cluster)
@@ -201,6 +215,10 @@ def _beats(a: dict[str, Any], b: dict[str, Any]) -> bool:
         return False
     first, second = (a["step_s"], a["usd"] or 0.0), (b["step_s"], b["usd"] or 0.0)
     return all(x <= y for x, y in zip(first, second)) and first != second
+
+
+def _modules(text: str) -> tuple[Any, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
 def _format(name: str) -> str:

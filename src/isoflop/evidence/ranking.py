@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 
 from ..cost.features import Array
 from .case import Prediction
@@ -16,7 +16,7 @@ SAME_RATIO = 1e-3
 """Measured values closer than this are a tie, which no order can get wrong."""
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class RankedPlans:
     """Plans of one source, model, recipe, batch, device and device count.
 
@@ -31,6 +31,9 @@ class RankedPlans:
         How many such pairs there are.
     regret : float
         Measured time of the plan predicted fastest over the fastest measured, less one.
+    names : tuple of str
+    measured, predicted : array, shape (plans,)
+        Seconds, or their inverse rates.
     """
 
     source: str
@@ -40,6 +43,23 @@ class RankedPlans:
     tau: float
     pairs: int
     regret: float
+    names: tuple[str, ...] = ()
+    measured: Array = field(factory=lambda: np.zeros(0))
+    predicted: Array = field(factory=lambda: np.zeros(0))
+
+    def tau_apart(self, ratio: float) -> tuple[float, int]:
+        """Kendall's tau over the pairs measured more than `ratio` apart, and their number."""
+        return kendall_tau(self.predicted, self.measured, ratio)
+
+    def rows(self) -> list[dict[str, object]]:
+        """Plans in measured order, times over the fastest one's, and their predicted place."""
+        place = np.argsort(np.argsort(self.predicted, kind="stable"))
+        return [
+            {"plan": self.names[i], "measured": float(self.measured[i] / self.measured.min()),
+             "predicted": float(self.predicted[i] / self.predicted.min()),
+             "predicted_place": int(place[i]) + 1}
+            for i in np.argsort(self.measured, kind="stable")
+        ]  # fmt: skip
 
 
 def rank_plans(predictions: Sequence[Prediction]) -> list[RankedPlans]:
@@ -71,15 +91,25 @@ def rank_plans(predictions: Sequence[Prediction]) -> list[RankedPlans]:
                     tau=tau,
                     pairs=pairs,
                     regret=float(measured[np.argmin(predicted)] / measured.min() - 1),
+                    names=tuple(_plan_name(p) for p in rows),
+                    measured=measured,
+                    predicted=predicted,
                 )
             )
     return found
 
 
-def kendall_tau(predicted: Array, measured: Array) -> tuple[float, int]:
+def _plan_name(p: Prediction) -> str:
+    q = p.case.training
+    return q.plans[0].describe() if isinstance(q, TrainingQuestion) else ""
+
+
+def kendall_tau(
+    predicted: Array, measured: Array, ratio: float = SAME_RATIO
+) -> tuple[float, int]:  # fmt: skip
     """Kendall's tau over the pairs measured apart, and their number; 0 of no pair is 0."""
     i, j = np.triu_indices(len(measured), 1)
-    apart = np.abs(np.log(measured[i] / measured[j])) > SAME_RATIO
+    apart = np.abs(np.log(measured[i] / measured[j])) > ratio
     i, j = i[apart], j[apart]
     if not len(i):
         return 0.0, 0

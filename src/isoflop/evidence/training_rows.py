@@ -12,7 +12,9 @@ from ..hardware import Accelerator, Cluster, load_accelerator, load_cluster
 from ..models import FeedForward, LayerGroup, Mixer, ModelSpec, load_model
 from ..training.compute import Network
 from ..training.fleet import network_of
-from ..training.plan import Recipe, TrainingJob, TrainingPlan
+from ..training.memory import usable_bytes, usable_host_bytes
+from ..training.plan import Plans, Recipe, TrainingJob, TrainingPlan
+from ..training.search import fill_memory
 from ..training.utilization import Convention
 from .case import Case
 from .silicon_rows import number
@@ -62,10 +64,12 @@ METRICS = {
     "mfu_pct": ("model_flop_utilization", 0.01),
     "mem_gb": ("training_memory_bytes", 2.0**30),
 }
+GPT2_VOCABULARY = 50_257
+TRACED_SOURCE = "vTrain ground_truth_single.csv"
 FITTED_SOURCES = (
     'llm-foundry benchmarking/README.md "A100 40GB',
     'llm-foundry benchmarking/README.md "H100 80GB BF16"',
-    "vTrain ground_truth_single.csv",
+    TRACED_SOURCE,
     "torchtitan benchmarks/llama3_h100_202412",
     "Megatron-Bridge performance-summary-archive.md 25.11",
     "Megatron-Bridge performance-summary-archive.md 26.02",
@@ -147,12 +151,20 @@ def training_case(line: int, row: dict[str, str]) -> Case:
 
 
 def single_node_case(line: int, row: dict[str, str]) -> Case:
-    """One row of a table of small GPT runs on one node of eight A100."""
-    hidden = row["hidden"]
+    """One row of a table of small GPT steps on one node of eight A100.
+
+    Its times are linear in layers and micro-batches to fifteen digits: sums of kernel traces of
+    single layers by the simulator of the same repository, whose vocabulary of 50,257 is cut, not
+    padded, by the tensor degree. Recomputation is not in them: a layer's time per sequence would
+    need all of the device's peak rate.
+    """
+    hidden, stated = row["hidden"], row["tp"].strip()
+    tensor = max(int(stated), 1) if stated.isdigit() else 1
     whole = row | {
         "model_name": "GPT", "measured_metric": "step_time_s", "value": row["step_time_s"],
         "gpu": "a100_80gb", "cp": "1", "ep": "1", "note": "", "kv_heads": row["heads"],
-        "ffn": str(4 * int(float(hidden))), "vocab": "51200", "recompute": "full",
+        "ffn": str(4 * int(float(hidden))), "vocab": str(GPT2_VOCABULARY // tensor * tensor),
+        "recompute": "none",
         "zero_stage": "0", "interconnect": "DGX A100", "sp": "0", "virtual_pp": "1",
     }  # fmt: skip
     return training_case(line, whole)
@@ -167,6 +179,10 @@ def _question(row: dict[str, str]) -> TrainingQuestion:
     recipe = _recipe(row, device)
     cluster, network = _network(row.get("interconnect", ""), device, count)
     plans = _plans(row, job, recipe, count)
+    if recipe.offload_activations:
+        filled, _ = fill_memory(job, recipe, Plans.of(plans), usable_bytes(device),
+                                host=usable_host_bytes(cluster))  # fmt: skip
+        plans = tuple(filled.at(i) for i in range(len(filled)))
     return TrainingQuestion(
         job=job, recipe=recipe, plans=plans, device=device, network=network, cluster=cluster,
         convention=_convention(row),
@@ -243,8 +259,10 @@ def _recipe(row: dict[str, str], device: Accelerator) -> Recipe:
                                "Megatron-LM README cases", "Korthikanti"))  # fmt: skip
     if early:
         fp16 = source.startswith(("vTrain", "Megatron-LM images"))
+        traced = source == TRACED_SOURCE
         return evolve(recipe, fused_attention=False, dropout=True, overlap_data=False,
-                      look_ahead="ZeRO-3" not in note,
+                      look_ahead="ZeRO-3" not in note, traced=traced,
+                      padded_vocabulary=not traced,
                       gradient_bytes=2.0 if fp16 else 4.0)  # fmt: skip
     if source.startswith("llm-foundry"):
         pure = "mp=PURE" in note
@@ -260,16 +278,44 @@ def _recipe(row: dict[str, str], device: Accelerator) -> Recipe:
             stage_buffers=True, context="all-gather", repeated_keys=True,
         )  # fmt: skip
     if "model_table" in source or "Bridge" in source:
-        return evolve(recipe, overlap_tensor=True, overlap_expert="Bridge" in source,
-                      fused_exchange=_fused_exchange(source),
-                      adapters=_adapters(row))  # fmt: skip
+        bridge = "Bridge" in source
+        recipe = evolve(recipe, overlap_tensor=True, overlap_expert=bridge,
+                        fused_exchange=_fused_exchange(row),
+                        fixed_capacity="tokendrop" in row["model_name"],
+                        adapters=_adapters(row))  # fmt: skip
+        return _bridge_recipe(recipe, row) if bridge else recipe
     return recipe
 
 
-def _fused_exchange(source: str) -> bool:
-    """Releases from 26.06 on, whose expert rows rose by a third while dense ones stayed."""
-    match = re.search(r"(\d\d\.\d\d)(\.\d+)?$", source)
-    return bool(match) and float(match.group(1)) >= FUSED_EXCHANGE_RELEASE
+def _bridge_recipe(recipe: Recipe, row: dict[str, str]) -> Recipe:
+    """What Megatron-Bridge's published benchmark configurations set beyond the table's columns.
+
+    Gradients are held and reduced in bf16; mixtures keep Adam's moments in bf16; Transformer
+    Engine keeps narrow inputs; latent attention computes its up projections again; sharded
+    (FSDP) runs keep activations of some layers in host memory.
+    """
+    model = training_model(row)
+    latent = any(g.mixer.kind == "mla" for g in model.layers)
+    routed = any(g.ffn.kind == "moe" for g in model.layers)
+    return evolve(
+        recipe, gradient_bytes=2.0, narrow_activations=True,
+        optimizer="adam16" if routed else "adam",
+        recompute_modules=("mla_up_proj",) if latent else (),
+        offload_activations=_whole(row, "zero_stage", 1) == 3,
+    )  # fmt: skip
+
+
+def _fused_exchange(row: dict[str, str]) -> bool:
+    """Whether one kernel dispatches tokens, as DeepEP and its successors do.
+
+    The published configurations name such a dispatcher for models with latent attention, whatever
+    the release, and for all mixtures from 26.06 on.
+    """
+    match = re.search(r"(\d\d\.\d\d)(\.\d+)?$", row["source"])
+    if match is None:
+        return False
+    latent = any(g.mixer.kind == "mla" for g in training_model(row).layers)
+    return latent or float(match.group(1)) >= FUSED_EXCHANGE_RELEASE
 
 
 def _adapters(row: dict[str, str]) -> bool:

@@ -45,6 +45,8 @@ class TrainingCalibration:
         far below both roofs.
     scale_up, network : float
         Share of link bandwidth that collectives reach inside a node and between nodes.
+    ramp : float
+        Bytes of a message at which a ring reaches half of that share.
     exchange : float
         Share of it that exchanges of tokens between experts reach.
     exchange_fused : float
@@ -57,6 +59,8 @@ class TrainingCalibration:
     launch : float
         Host seconds per modelled kernel (each stands for the few small ones around it) where
         launches are not captured; hidden while the device is slower.
+    launch_traced : float
+        The same under a profiler that records every launch.
     step : float
         Host and input seconds per step.
     straggler : float
@@ -83,11 +87,13 @@ class TrainingCalibration:
     scan: float = 9.0
     scale_up: float = 0.75
     network: float = 0.8
+    ramp: float = 4e6
     exchange: float = 0.7
     exchange_fused: float = 0.85
     overlap_rest: float = 0.25
     contention: float = 0.1
-    launch: float = 8e-6
+    launch: float = 2e-5
+    launch_traced: float = 1e-4
     step: float = 2e-3
     straggler: float = 0.005
     sigma: float = 0.1

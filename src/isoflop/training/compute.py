@@ -6,6 +6,7 @@ a space of millions of plans needs the kernel models at some hundred shapes only
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,7 @@ from attrs import define, field, frozen
 
 from ..cost.features import Array, Batch
 from ..cost.kernels.gemm import gemm_time_s
-from ..cost.operators.base import MoeShape, Operator
+from ..cost.operators.base import GemmShape, MoeShape, Operator
 from ..cost.operators.training import training_operators
 from ..cost.timing import KernelTimer, linear
 from ..errors import InvalidPlan
@@ -29,11 +30,12 @@ COLUMNS = (
     "gemm_f", "attention_f", "stream_f", "experts_f", "scan_f", "cast_f",
     "gemm_d", "attention_d", "stream_d", "experts_d", "scan_d", "cast_d",
     "gemm_w", "experts_w", "scan_w",
+    "again_gemm", "again_stream",
     "head_f", "head_b", "embedding", "core", "kernels", "flop", "head_flop", "core_flop",
 )  # fmt: skip
 """Seconds per layer by kind: forward, gradient of inputs (d) and of weights (w); whole-model head
-and embedding; casts round operands to 8 or 4 bits; `core` is what selective recomputation repeats;
-kernels and FLOP are counts."""
+and embedding; casts round operands to 8 or 4 bits; `core` is what selective recomputation repeats
+and `again` what the recipe's modules do; kernels and FLOP are counts."""
 
 
 GEMM_SHARE, ATTENTION_SHARE, MEMORY_SHARE = 0.75, 0.5, 0.85
@@ -216,11 +218,27 @@ class ComputeTable:
             share = context if full else 1.0
             seconds = timer.all_seconds([op for _, op in mine], batch)
             for (suffix, op), each in zip(mine, seconds, strict=True):
+                if op.part == "head" and not self.recipe.padded_vocabulary:
+                    each = each * _misaligned(op)
                 flop = op.count * linear(op.flop, batch) / share
                 _place(c, op, suffix, op.count * each / share, flop, self.job.model.depth)
+                if suffix == "f" and _repeated(op, self.recipe):
+                    kind = "again_gemm" if op.kind == "gemm" else "again_stream"
+                    c[kind] = c[kind] + op.count * each / share / self.job.model.depth
+        if routed and "moe_act" in self.recipe.recompute_modules:
+            c["again_stream"] = c["again_stream"] + self._expert_activation_s(tokens, tp, sq, etp)
         if not self.recipe.fused_attention and not routed:
             c["kernels"] = c["kernels"] + _split_softmax(self.job.model, tp, micro_batch)
         return np.stack([np.broadcast_to(c[k], tokens.shape) for k in COLUMNS], axis=1)
+
+    def _expert_activation_s(self, tokens: Array, tp: int, sp: int, etp: int) -> Array:
+        """Seconds per average layer to compute activations inside routed experts again."""
+        width = sum(
+            g.count * (3 if g.ffn.expert_kind == "gated" else 2) * g.ffn.inner
+            * g.ffn.experts_per_token for g in self.job.model.layers if g.ffn.kind == "moe"
+        ) / self.job.model.depth  # fmt: skip
+        moved = 2.0 * width * tokens / (tp if sp else etp)
+        return moved / (MEMORY_SHARE * self.device.memory.bandwidth_bytes_per_s)
 
     def _operators(self, plan: Plan) -> list[tuple[str, Operator]]:
         """Operators of the three passes, each with its letter in COLUMNS."""
@@ -248,6 +266,38 @@ def _split_softmax(model: ModelSpec, tensor: int, micro_batch: Array) -> Array:
     return (SOFTMAX_KERNELS - 1.0) * np.asarray(split, float) / model.depth
 
 
+REPEATED = {
+    "layernorm": ("residual and norm",),
+    "mla_up_proj": ("query up projection", "key/value up projection", "rope and cache write"),
+    "mlp": ("gate and up projection", "up projection", "activation", "down projection"),
+    "shared_experts": ("shared ",),
+    "moe_act": (),
+}
+"""How the names of the kernels begin that a recomputed module runs again; the activation inside
+routed experts is part of their product and counted apart."""
+
+
+def _repeated(op: Operator, recipe: Recipe) -> bool:
+    """Whether a forward kernel is of a module that the recipe recomputes."""
+    names = (name for m in recipe.recompute_modules for name in REPEATED[m])
+    return op.name.startswith(tuple(names))
+
+
+def _misaligned(op: Operator) -> float:
+    """Factor on a 16-bit product whose rows do not start at multiples of 16 bytes.
+
+    Kernels then load fewer values at a time, down to one (NVIDIA's guide to matrix multiplication,
+    "Tensor Core requirements"; Anthony et al. 2024, arXiv 2401.14489, section VI).
+    """
+    if op.kind != "gemm" or not isinstance(op.shape, GemmShape):
+        return 1.0
+    at_once = math.gcd(math.gcd(int(op.shape.n), int(op.shape.k)), ALIGNED_VALUES)
+    return (ALIGNED_VALUES / at_once) ** ALIGNMENT_EXPONENT
+
+
+ALIGNED_VALUES, ALIGNMENT_EXPONENT = 8, 0.6
+"""16-bit values in one aligned load, and the power of what is lost; fitted on heads of 50,257,
+12,564 and 6,282 columns."""
 ROWS_PER_BLOCK = 4
 SOFTMAX_KERNELS = 5.0
 """Rows of one block of Megatron-LM's fused softmax, and kernels in its place."""

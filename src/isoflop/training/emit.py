@@ -24,6 +24,17 @@ def emit(framework: str, job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -
         raise InvalidInput(
             f"The framework is '{framework}'; settings exist for {', '.join(FRAMEWORKS)}."
         )
+    if plan.offload_layers:
+        raise InvalidInput(
+            f"No setting of {framework}'s command line or file is known here for activations in "
+            "host memory (Megatron-Core: cpu_offloading and cpu_offloading_num_layers of its "
+            "TransformerConfig, without a pipeline); leave offload out and set it by hand."
+        )
+    if recipe.recompute_modules and framework != "megatron":
+        raise InvalidInput(
+            f"{framework} has no setting for {', '.join(recipe.recompute_modules)} alone; leave "
+            "--recompute-modules out, or emit for megatron."
+        )
     return writers[framework](job, recipe, plan)
 
 
@@ -67,8 +78,7 @@ def _megatron(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
             "Megatron-LM recomputes some layers whole beside no recomputation, not beside the "
             f"selective kind; leave selective out of {plan.describe()}."
         )
-    elif plan.recompute in ("selective", "alternate"):
-        args.append("--recompute-granularity selective")
+    args += _megatron_selective(recipe, plan)
     if plan.context > 1:
         kinds = {"ring": "p2p", "all-gather": "allgather", "ulysses": "a2a"}
         args.append(f"--cp-comm-type {kinds[recipe.context]}")
@@ -77,6 +87,22 @@ def _megatron(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
     if recipe.overlap_expert and plan.expert > 1:
         args.append("--overlap-moe-expert-parallel-comm")
     return " \\\n  ".join(args)
+
+
+def _megatron_selective(recipe: Recipe, plan: TrainingPlan) -> list[str]:
+    """Modules computed again, of which the attention core is the default one."""
+    whole = plan.recompute == "full" or plan.full_layers > 0
+    if whole and recipe.recompute_modules:
+        raise InvalidInput(
+            "Megatron-LM recomputes whole layers or single modules, not both; leave one out of the "
+            "plan or --recompute-modules empty."
+        )
+    core = ["core_attn"] if plan.recompute in ("selective", "alternate") else []
+    modules = [*core, *recipe.recompute_modules]
+    if whole or not modules:
+        return []
+    args = ["--recompute-granularity selective"]
+    return args + ([f"--recompute-modules {' '.join(modules)}"] if recipe.recompute_modules else [])
 
 
 def _megatron_recipe(recipe: Recipe) -> list[str]:
@@ -91,13 +117,15 @@ def _megatron_recipe(recipe: Recipe) -> list[str]:
             f"Settings of Megatron-LM are known here for {', '.join(formats)}, not for "
             f"{recipe.format}; set it by hand."
         )
-    if recipe.optimizer not in ("adam", "sgd") or recipe.offload == "nvme":
+    if recipe.optimizer not in ("adam", "adam16", "sgd") or recipe.offload == "nvme":
         what = f"state on {recipe.offload}" if recipe.offload == "nvme" else recipe.optimizer
         raise InvalidInput(
-            f"No setting of Megatron-LM for {what} is known here; use adam or sgd, on the device "
-            "or offloaded to the CPU."
+            f"No setting of Megatron-LM for {what} is known here; use adam, adam16 or sgd, on the "
+            "device or offloaded to the CPU."
         )
-    args = [*formats[recipe.format], f"--optimizer {recipe.optimizer}"]
+    args = [*formats[recipe.format], f"--optimizer {recipe.optimizer.removesuffix('16')}"]
+    if recipe.optimizer == "adam16":
+        args.append("--use-precision-aware-optimizer --exp-avg-dtype bf16 --exp-avg-sq-dtype bf16")
     args += ["--optimizer-cpu-offload"] if recipe.offload == "cpu" else []
     args += ["--grad-reduce-in-bf16"] if recipe.exchange == "bf16" else []
     return args

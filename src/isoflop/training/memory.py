@@ -1,30 +1,32 @@
 """Peak memory of one device, by part, for any number of plans at once.
 
-Activations follow Korthikanti et al. 2022: per layer and token, what tensor parallelism splits,
-what only sequence parallelism splits, and the attention scores. With MHA, a feed-forward of four
-times the width, dropout and unfused attention the sums are their equations,
-
-    no parallelism           s b h (34 + 5 a s / h)                  (1)
-    tensor                   s b h (10 + 24/t + 5 a s / (h t))       (2)
-    tensor and sequence      s b h / t (34 + 5 a s / h)              (4)
-    selective recomputation  s b h 34 / t                            (6)
+Activations are counted in `isoflop.training.activations`; here stand weights, gradients, optimizer
+state, micro-batches in flight, logits and what lives for a moment.
 
 References
 ----------
-Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", 2022.
 Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", 2020.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve
 
-from .. import parameters
 from ..cost.features import Array
-from ..hardware import Accelerator
-from ..models import FeedForward, Mixer, ModelSpec
-from .plan import RECOMPUTE, Plans, Recipe, TrainingJob
+from ..hardware import Accelerator, Cluster
+from ..models import Mixer
+from .activations import (
+    ALTERNATE,
+    FULL,
+    LayerShape,
+    away_bytes,
+    kept_bytes,
+    layer_shape,
+    stage_activation_bytes,
+    whole_layer_bytes,
+)
+from .plan import Plans, Recipe, TrainingJob
 from .stages import DUALPIPE, GPIPE, corner_stages, in_flight_at, layers_at, uneven
 
 CONTEXT_BYTES = 1.2e9
@@ -33,177 +35,15 @@ FRAGMENTATION = 0.03
 """Share of the capacity kept free for the allocator's fragmentation; estimate."""
 SP_COPIES = 5.0
 """Gathered inputs, outputs and gradients of a layer that live at once with sequence sharding."""
+OFFLOAD_BUFFERS = 2.0
+"""Layers of one micro-batch that stay on the device beside those in host memory."""
+HOST_SHARE = 0.8
+"""Share of host memory that activations may take."""
+DEFAULT_HOST_BYTES = 128e9
+"""Host memory per device where the catalog names no host; estimate."""
 PREFETCHED_LAYERS = 2.0
 """Layers whose weights are gathered at once under ZeRO-3: the running one and the next."""
-EAGER_NORM_BYTES = 3.0
-"""Bytes per value that unfused norms keep besides their inputs; fitted on eager runs."""
-SELECTIVE, ALTERNATE, FULL = (RECOMPUTE.index(k) for k in RECOMPUTE[1:])
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "transient", "reserve")
-
-
-@frozen(kw_only=True)
-class LayerShape:
-    """One average layer, and what is outside the layers.
-
-    Attributes
-    ----------
-    split, experts, replicated : float
-        Parameters per layer that tensor parallelism splits, expert parallelism splits, neither.
-    embedding, head, tied
-        Parameters outside.
-    whole, sharded, routed : float
-        Activation bytes per token and layer: kept whole without sequence parallelism, split by
-        tensor parallelism, and of the routed experts.
-    scores : float
-        Bytes per token and key (unfused attention), split by tensor parallelism.
-    second : float
-        Bytes per token that alternate recomputation keeps, split by tensor parallelism: attention's
-        output and half of the products' outputs.
-    largest : float
-        Parameters of the largest matrix of a layer.
-    """
-
-    depth: int
-    hidden: int
-    vocab: int
-    split: float
-    experts: float
-    replicated: float
-    embedding: float
-    head: float
-    tied: bool
-    whole: float
-    sharded: float
-    routed: float
-    scores: float
-    second: float
-    largest: float
-
-
-def layer_shape(model: ModelSpec, recipe: Recipe) -> LayerShape:
-    """The average layer of a model under a recipe."""
-    total: dict[str, float] = dict.fromkeys(
-        ("split", "experts", "replicated", "whole", "sharded", "routed", "scores", "second"), 0.0
-    )
-    largest = 0.0
-    for g in model.layers:
-        parts = parameters.layer_parameters(g, model.hidden)
-        whole, sharded, routed, scores = _activations(model.hidden, g.mixer, g.ffn, recipe)
-        routed *= recipe.imbalance
-        # Parallel attention and feed-forward share one norm and its output.
-        whole -= 4.0 * model.hidden if g.parallel else 0.0
-        values = {
-            "split": parts["mixer"] + parts["dense"], "experts": parts["experts"],
-            "replicated": parts["norms"], "whole": whole, "sharded": sharded, "routed": routed,
-            "scores": scores, "second": _second(model.hidden, g.mixer, g.ffn, recipe),
-        }  # fmt: skip
-        for name, value in values.items():
-            total[name] += g.count * value
-        gated = 2 if g.ffn.kind == "gated" else 1
-        largest = max(largest, model.hidden * float(gated * g.ffn.inner))
-    table = model.vocab * (model.embedding_width or model.hidden)
-    head = 0 if model.tied_embeddings or not model.head else table
-    inside = sum(total[k] for k in ("split", "experts", "replicated"))
-    return LayerShape(
-        depth=model.depth, hidden=model.hidden, vocab=model.vocab if model.head else 0,
-        embedding=model.parameters - inside - head, head=head, tied=model.tied_embeddings,
-        largest=largest, **{k: v / model.depth for k, v in total.items()},
-    )  # fmt: skip
-
-
-def _activations(
-    hidden: int, m: Mixer, f: FeedForward, recipe: Recipe
-) -> tuple[float, float, float, float]:
-    """Bytes per token of one layer: whole, split, routed, and per token and key."""
-    mask = 1.0 if recipe.dropout else 0.0
-    kept_twice = 0.0 if recipe.compiled else EAGER_NORM_BYTES * hidden
-    whole = (
-        kept_twice + 2.0 * 2 * hidden if m.kind != "none" else 2.0 * hidden
-    )  # inputs of the norms
-    sharded = routed = scores = 0.0
-    if m.kind != "none":
-        v_dim = m.v_head_dim or m.head_dim
-        kv = m.heads if m.kind in ("mla", "linear", "ssm") else m.kv_heads
-        qk_dim = m.head_dim + (m.rope_dim if m.kind == "mla" else 0)
-        whole += 2.0 * hidden + mask * hidden
-        if m.kind == "mla":
-            whole += 2.0 * 2 * (m.q_rank + m.kv_rank + m.rope_dim)
-        sharded += 2.0 * (m.heads * qk_dim + kv * (qk_dim + v_dim) + m.heads * v_dim)
-        if recipe.fused_attention:
-            sharded += 4.0 * m.heads
-        elif m.kind == "attention":
-            # Softmax output and dropout output in 16 bits; the mask in 8.
-            scores = m.heads * (2.0 + (3.0 if recipe.dropout else 0.0))
-    if f.kind in ("gated", "plain"):
-        whole += 2.0 * hidden + mask * hidden
-        sharded += 2.0 * f.inner * (3 if f.kind == "gated" else 2)
-    elif f.kind == "moe":
-        gates = 3 if f.expert_kind == "gated" else 2
-        whole += 2.0 * hidden + 4.0 * f.experts
-        sharded += 2.0 * f.shared_inner * gates
-        # Dispatched inputs, expert activations and outputs before they are combined.
-        routed = 2.0 * f.experts_per_token * (2 * (f.latent or hidden) + gates * f.inner)
-    return whole, sharded, routed, scores
-
-
-def _second(hidden: int, m: Mixer, f: FeedForward, recipe: Recipe) -> float:
-    """Bytes per token that alternate recomputation keeps of one layer."""
-    v_dim = m.v_head_dim or m.head_dim
-    core = 2.0 * m.heads * v_dim
-    projections = 2.0 * (m.heads * m.head_dim + m.kv_heads * (m.head_dim + v_dim)) + core
-    gates = 2 if f.kind == "gated" else 1
-    eager = 0.0 if recipe.compiled else EAGER_NORM_BYTES * hidden
-    return eager + core + 0.5 * (projections + 2.0 * (gates * f.inner + m.heads * v_dim))
-
-
-def kept_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> tuple[Array, Array]:
-    """Bytes a layer keeps per micro-batch under the plan's recomputation, and one recomputed whole.
-
-    Korthikanti et al. 2022, equations 1 to 6.
-    """
-    s = layer_shape(job.model, recipe)
-    tokens = plans.micro_batch * job.sequence_tokens / plans.context
-    tp = plans.tensor.astype(float)
-    whole = s.whole / np.where(plans.sequence_parallel, tp, 1.0)
-    keys = np.where(plans.recompute == SELECTIVE, 0.0, s.scores * job.sequence_tokens)
-    kept = whole + s.sharded / tp + keys / tp + s.routed / plans.expert_tensor
-    inputs = 2.0 * s.hidden / np.where(plans.sequence_parallel, tp, 1.0)
-    second = inputs + s.second / tp + s.routed / plans.expert_tensor / 2.0
-    kept = np.where(plans.recompute == ALTERNATE, np.minimum(second, kept), kept)
-    return tokens * np.where(plans.recompute == FULL, inputs, kept), tokens * inputs
-
-
-def activation_modules(job: TrainingJob, recipe: Recipe, plan: Plans) -> list[dict[str, float]]:
-    """Bytes that one layer of each kind keeps per micro-batch, by module, under one plan.
-
-    Layers recomputed whole keep their input alone.
-    """
-    tp, sp = float(plan.tensor[0]), float(plan.sequence_parallel[0])
-    tokens = float(plan.micro_batch[0] * job.sequence_tokens / plan.context[0])
-    spread = tp if sp else 1.0
-    rows = []
-    for g in job.model.layers:
-        none = FeedForward(kind="none")
-        first = _activations(job.model.hidden, g.mixer, none, recipe)
-        both = _activations(job.model.hidden, g.mixer, g.ffn, recipe)
-        rest = [b - a for a, b in zip(first, both, strict=True)]
-        keys = 0.0 if plan.recompute[0] == SELECTIVE else first[3] * job.sequence_tokens
-        rows.append({
-            "layers": float(g.count),
-            "attention_and_norms": tokens * (first[0] / spread + (first[1] + keys) / tp),
-            "feed_forward": tokens * (rest[0] / spread + rest[1] / tp),
-            "routed_experts": tokens * rest[2] * recipe.imbalance / float(plan.expert_tensor[0]),
-            "input_alone": tokens * 2.0 * job.model.hidden / spread,
-        })  # fmt: skip
-    return rows
-
-
-def stage_activation_bytes(
-    job: TrainingJob, recipe: Recipe, plans: Plans, layers: Array
-) -> Array:  # fmt: skip
-    """Bytes a stage of `layers` layers keeps per micro-batch."""
-    kept, inputs = kept_bytes(job, recipe, plans)
-    return layers * kept - np.minimum(plans.full_layers, layers) * (kept - inputs)
 
 
 def layer_activation_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
@@ -286,23 +126,28 @@ def least_bytes(job: TrainingJob, recipe: Recipe, plans: Plans, zero: int) -> Ar
         zero=np.where(ranks > 1, zero, 0), full_layers=np.zeros_like(plans.zero),
     )  # fmt: skip
     parts = memory_parts(job, recipe, lean)
-    return total_bytes(parts) - parts["transient"]
+    kept = 0.0 if recipe.offload_activations else parts["activations"]
+    return total_bytes(parts) - parts["transient"] - parts["activations"] + kept
 
 
-def fewest_full_layers(
-    job: TrainingJob, recipe: Recipe, plans: Plans, available: float
+def fewest_layers(
+    job: TrainingJob, recipe: Recipe, plans: Plans, available: float, *, away: bool = False
 ) -> Array:  # fmt: skip
     """Fewest layers of every stage to recompute whole for a plan to fit; 0 where none under all do.
+
+    With `away`, to keep in host memory instead, all of them if need be.
 
     For plans of even stages whose recomputation is none or selective. Memory falls along a line
     with each layer, steeper on the first stage than on the last, which holds logits.
     """
-    one = evolve(plans, full_layers=np.ones_like(plans.tensor))
+    ones = np.ones_like(plans.tensor)
+    one = evolve(plans, offload_layers=ones) if away else evolve(plans, full_layers=ones)
     parts = memory_parts(job, recipe, one)
     standing = total_bytes(parts) - parts["activations"] - parts["logits"]
     count = micro_batches(job, plans)
     layers = stage_layers(job, recipe, plans)
     kept, inputs = kept_bytes(job, recipe, plans)
+    inputs = np.zeros_like(inputs) if away else inputs
     first = in_flight_at(plans, count, np.zeros_like(plans.pipeline))
     last = in_flight_at(plans, count, plans.pipeline - 1)
     fewest = np.ones(len(plans))
@@ -312,7 +157,22 @@ def fewest_full_layers(
         with np.errstate(divide="ignore", invalid="ignore"):
             need = np.ceil(over / (flying * (kept - inputs)) - 1e-9)
         fewest = np.maximum(fewest, np.where(kept > inputs, need, np.inf))
-    return np.where((fewest < layers) & ~uneven(plans), fewest, 0.0).astype(np.int32)
+    most = layers if away else layers - 1.0
+    return np.where((fewest <= most) & ~uneven(plans), fewest, 0.0).astype(np.int32)
+
+
+def host_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
+    """Bytes of activations that one device of the fullest stage keeps in host memory."""
+    layers = stage_layers(job, recipe, plans)
+    flying = in_flight_at(plans, micro_batches(job, plans), np.zeros_like(plans.pipeline))
+    return flying * away_bytes(job, recipe, plans, layers)
+
+
+def usable_host_bytes(cluster: Cluster | None) -> float:
+    """What a device's process may take of its host's memory for activations."""
+    if cluster is None or cluster.host is None:
+        return HOST_SHARE * DEFAULT_HOST_BYTES
+    return HOST_SHARE * cluster.host.memory_bytes / cluster.devices_per_node
 
 
 def logit_bytes(job: TrainingJob, recipe: Recipe, plans: Plans, count: Array) -> Array:
@@ -421,10 +281,11 @@ def _transient(
     gathered = gathered_bytes(job, recipe, plans, layers) + np.where(
         plans.pipeline > 1, recipe.gradient_bytes * whole_chunks, 2.0 * per_layer
     )
-    whole = s.whole / np.where(plans.sequence_parallel, tp, 1.0)
-    again = tokens * (whole + s.sharded / tp + s.scores * job.sequence_tokens / tp
-                      + s.routed / plans.expert_tensor)  # fmt: skip
+    again = whole_layer_bytes(job, recipe, plans)
     again = np.where((plans.recompute >= ALTERNATE) | (plans.full_layers > 0), again, 0.0)
+    # One layer leaves or comes back while another runs.
+    away = OFFLOAD_BUFFERS * kept_bytes(job, recipe, plans)[0]
+    again = again + np.where(plans.offload_layers > 0, away, 0.0)
     pending = (4.0 * s.largest + 2.0 * s.head) / tp
     # Sequence parallelism gathers the inputs of both halves of a layer, and their gradients.
     again = again + np.where(plans.sequence_parallel, SP_COPIES * 2.0 * s.hidden * tokens, 0.0)

@@ -25,20 +25,21 @@ Recompute = Literal["none", "selective", "alternate", "full"]
 Offload = Literal["none", "cpu", "nvme"]
 ContextExchange = Literal["ring", "all-gather", "ulysses"]
 Placement = Literal["data-inside", "pipeline-inside"]
-Optimizer = Literal["adam", "adam8bit", "adafactor", "muon", "sgd", "learned"]
+Optimizer = Literal["adam", "adam16", "adam8bit", "adafactor", "muon", "sgd", "learned"]
+Module = Literal["layernorm", "mla_up_proj", "mlp", "moe_act", "shared_experts"]
 SCHEDULES = get_args(Schedule)
 RECOMPUTE = get_args(Recompute)
 """none; selective: the attention core (Korthikanti et al. 2022); alternate: everything but
 attention's output and every second product's (torchtitan's per-operator option); full: layers."""
 
-FROM_ZERO = ("zero", "shard", "full_layers", "first", "last")
+FROM_ZERO = ("zero", "shard", "full_layers", "offload_layers", "first", "last")
 """Fields of a plan that may be 0."""
 
 MOST_IMBALANCE = 64.0
-OPTIMIZER_BYTES = {"adam": 8.0, "adam8bit": 2.0, "adafactor": 0.0, "muon": 4.0, "sgd": 4.0,
-                   "learned": 20.0}  # fmt: skip
-"""State bytes per parameter besides the master weight: two fp32 moments; two 8-bit moments
-(Dettmers et al. 2022; block scales under 0.1% left out); factored moments, which are vectors
+OPTIMIZER_BYTES = {"adam": 8.0, "adam16": 4.0, "adam8bit": 2.0, "adafactor": 0.0, "muon": 4.0,
+                   "sgd": 4.0, "learned": 20.0}  # fmt: skip
+"""State bytes per parameter besides the master weight: two fp32 moments; two in bf16; two 8-bit
+moments (Dettmers et al. 2022; block scales under 0.1% left out); factored moments, vectors
 (Shazeer and Stern 2018); one fp32 momentum (Muon, SGD); five fp32 accumulators that a small network
 per parameter reads (Metz et al. 2022, arXiv 2203.11860)."""
 
@@ -102,6 +103,9 @@ class Recipe:
     fused_exchange : bool
         Expert dispatch and combine in one kernel each (DeepEP and its successors), near the link's
         rate, instead of permutations around a library's all-to-all.
+    fixed_capacity : bool
+        Every expert computes as many token slots, and drops what exceeds them: its products are
+        batched without asking the device how many tokens came.
     overlap_data, overlap_tensor, overlap_expert : bool
         Whether those collectives run beside compute.
     look_ahead : bool
@@ -123,10 +127,28 @@ class Recipe:
     stage_buffers : bool
         Whether the pipeline allocates what stages receive for every micro-batch beforehand and
         keeps what they send, as PyTorch's own does.
+    padded_vocabulary : bool
+        Whether every rank's share of the vocabulary is padded to a width that matrix units read
+        without loss, as Megatron-LM does; otherwise products of the head run as the width lets
+        them.
+    traced : bool
+        A step put together from kernel traces of single layers: launches take as long as under the
+        profiler and hide no collective, and nothing is spent once per step.
     logit_bytes : float
         Peak bytes kept per logit of the last stage's micro-batch.
     offload : {"none", "cpu", "nvme"}
         Where optimizer state lives.
+    offload_activations : bool
+        Whether a search may keep activations of some layers in host memory (a plan's
+        `offload_layers`) where recomputing layers is slower.
+    recompute_modules : tuple of str
+        Modules of every layer computed again beside the plan's recomputation, by the names
+        Megatron-LM gives them: layernorm (outputs of the norms), mla_up_proj (queries, keys and
+        values from their latents), mlp (dense feed-forward), moe_act (activations inside routed
+        experts), shared_experts.
+    narrow_activations : bool
+        Whether products of 8 or 4 bits keep their inputs as narrow as they read them (Transformer
+        Engine); otherwise inputs are kept in 16 bits and rounded again (torchao).
     adapters : bool
         Low-rank adapters alone are trained (Hu et al. 2021): frozen weights have no gradients and
         no optimizer state; the adapters' own are left out, under 1% of them.
@@ -145,14 +167,20 @@ class Recipe:
     overlap_tensor: bool = False
     overlap_expert: bool = False
     fused_exchange: bool = False
+    fixed_capacity: bool = False
     look_ahead: bool = True
     context: ContextExchange = "ring"
     placement: Placement = "data-inside"
     imbalance: float = 1.0
     repeated_keys: bool = False
     stage_buffers: bool = False
+    padded_vocabulary: bool = True
+    traced: bool = False
     logit_bytes: float = 4.0
     offload: Offload = "none"
+    offload_activations: bool = False
+    recompute_modules: tuple[Module, ...] = ()
+    narrow_activations: bool = False
     adapters: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -179,6 +207,12 @@ class Recipe:
             )
         if self.exchange:
             find_exchange(self.exchange)
+        strange = [m for m in self.recompute_modules if m not in get_args(Module)]
+        if strange:
+            raise InvalidInput(
+                f"'{strange[0]}' is no module that can be recomputed alone; choose among "
+                f"{', '.join(get_args(Module))}."
+            )
 
     @property
     def rounds(self) -> float:
@@ -220,6 +254,8 @@ class TrainingPlan:
     full_layers : int
         Layers of every stage that are recomputed whole where `recompute`, none or selective, holds
         for the others (Megatron-LM's block method); 0: none.
+    offload_layers : int
+        Layers of every stage whose activations wait in host memory for their backward pass.
     first, last : int
         Layers of the first and the last stage, the rest spread over those between; 0: spread too.
     layers : tuple of int
@@ -243,6 +279,7 @@ class TrainingPlan:
     schedule: Schedule = "1f1b"
     sequence_parallel: bool = False
     full_layers: int = 0
+    offload_layers: int = 0
     first: int = 0
     last: int = 0
     layers: tuple[int, ...] = ()
@@ -309,8 +346,9 @@ class TrainingPlan:
         parts += [f"mb{self.micro_batch}", f"zero{self.zero}"]
         parts += [f"shard{self.shard}"] if self.shard else []
         parts += [self.recompute] if self.recompute != "none" else []
-        parts += [f"{k}{v}" for k, v in (("full", self.full_layers), ("first", self.first),
-                                         ("last", self.last)) if v]  # fmt: skip
+        counts = {"full": self.full_layers, "offload": self.offload_layers,
+                  "first": self.first, "last": self.last}  # fmt: skip
+        parts += [f"{k}{v}" for k, v in counts.items() if v]
         parts += ["balanced"] if self.balanced else []
         parts += ["layers=" + "/".join(map(str, self.layers))] if self.layers else []
         default = "interleaved" if self.virtual > 1 else "1f1b"
@@ -321,7 +359,8 @@ class TrainingPlan:
 _KEYS = {
     "tp": "tensor", "pp": "pipeline", "dp": "data", "cp": "context", "ep": "expert",
     "etp": "expert_tensor", "mb": "micro_batch", "vpp": "virtual", "zero": "zero",
-    "shard": "shard", "full": "full_layers", "first": "first", "last": "last",
+    "shard": "shard", "full": "full_layers", "offload": "offload_layers", "first": "first",
+    "last": "last",
 }  # fmt: skip
 
 
@@ -400,6 +439,7 @@ class Plans:
     schedule: Array
     sequence_parallel: Array
     full_layers: Array
+    offload_layers: Array
     first: Array
     last: Array
     stages: Array

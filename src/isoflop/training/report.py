@@ -12,9 +12,17 @@ from ..cost.power import Load, power_watts
 from ..errors import DoesNotFit, InvalidPlan, IsoflopError
 from ..hardware import Accelerator, Cluster
 from ..units import show_bytes, show_s
+from .activations import activation_modules
 from .fleet import network_of
 from .goodput import Goodput, goodput
-from .memory import activation_modules, memory_parts, micro_batches, total_bytes, usable_bytes
+from .memory import (
+    host_bytes,
+    memory_parts,
+    micro_batches,
+    total_bytes,
+    usable_bytes,
+    usable_host_bytes,
+)
 from .plan import Plans, Recipe, TrainingJob, TrainingPlan
 from .schedule import find_schedule
 from .search import PlanSearch, search_plans
@@ -32,6 +40,7 @@ BOUND_BY = {
     "forward": "compute", "backward": "compute", "recompute": "recomputation",
     "tensor": "tensor-parallel communication", "context": "context-parallel communication",
     "experts": "expert exchange", "weights": "gathering sharded weights",
+    "offload": "activations to and from host memory",
     "bubble": "the pipeline bubble", "transfer": "stage transfers",
     "gradients": "gradient reduction", "optimizer": "the optimizer's memory traffic",
     "host": "the host",
@@ -234,6 +243,12 @@ def _check_pipeline(job: TrainingJob, plan: TrainingPlan, count: int) -> None:
             f"full{plan.full_layers} recomputes {plan.full_layers} layers of every stage, and the "
             f"fullest has {max(stages)}. Give fewer, or full for all of them."
         )
+    if plan.full_layers + plan.offload_layers > max(stages):
+        raise InvalidPlan(
+            f"offload{plan.offload_layers} keeps the activations of {plan.offload_layers} layers "
+            f"of every stage in host memory, and the fullest stage has "
+            f"{max(stages) - plan.full_layers} to spare. Give fewer."
+        )
 
 
 def describe_plan(
@@ -351,7 +366,7 @@ def _under(
         fast = len(found.seconds) > 0 and found.seconds[0] < worth
         return (float(found.seconds[0]), found.best.describe()) if fast else None
     own = describe_plan(job, recipe, device, report.count, report.plan, cluster)
-    require_fit(own)
+    require_fit(own, cluster)
     return (own.step_s, own.plan.describe()) if own.step_s < worth else None
 
 
@@ -382,6 +397,9 @@ def _changes(
         attempt("train in nvfp4", evolve(recipe, format="nvfp4"), device, cluster, job)
     more = evolve(device.memory, capacity_bytes=2 * device.memory.capacity_bytes)
     attempt("twice the device memory", recipe, evolve(device, memory=more), cluster, job)
+    if not recipe.offload_activations:
+        attempt("activations of some layers in host memory",
+                evolve(recipe, offload_activations=True), device, cluster, job)  # fmt: skip
     if recipe.optimizer == "adam":
         attempt("8-bit Adam", evolve(recipe, optimizer="adam8bit"), device, cluster, job)
     if not recipe.exchange and recipe.gradient_bytes > 2:
@@ -430,10 +448,23 @@ def explain_why_not(report: PlanReport, plan: TrainingPlan, cluster: Cluster | N
     )
 
 
-def require_fit(report: PlanReport) -> None:
+def _require_host(report: PlanReport, cluster: Cluster | None) -> None:
+    """Raise `DoesNotFit` if activations in host memory exceed what a device has of it."""
+    away = float(host_bytes(report.job, report.recipe, Plans.of([report.plan]))[0])
+    room = usable_host_bytes(cluster)
+    if away > room:
+        raise DoesNotFit(
+            f"The plan {report.plan.describe()} keeps {show_bytes(away)} of activations per device "
+            f"in host memory, which has {show_bytes(room)} for each. Offload fewer layers.",
+            needed_bytes=away, available_bytes=room,
+        )  # fmt: skip
+
+
+def require_fit(report: PlanReport, cluster: Cluster | None = None) -> None:
     """Raise `DoesNotFit`, with the numbers, if a report's plan exceeds memory."""
     used = float(total_bytes({k: np.array([v]) for k, v in report.memory.items()})[0])
     if used <= report.usable_bytes:
+        _require_host(report, cluster)
         return
     part = max(report.memory, key=lambda k: report.memory[k])
     raise DoesNotFit(

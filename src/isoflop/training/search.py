@@ -20,14 +20,16 @@ from ..cost.features import Array
 from ..errors import DoesNotFit, InvalidPlan
 from ..hardware import Accelerator, Cluster
 from ..units import show_bytes
+from .activations import SELECTIVE
 from .calibration import TrainingCalibration
 from .memory import (
-    SELECTIVE,
-    fewest_full_layers,
+    fewest_layers,
+    host_bytes,
     least_bytes,
     memory_parts,
     total_bytes,
     usable_bytes,
+    usable_host_bytes,
 )
 from .plan import Plans, Recipe, TrainingJob, TrainingPlan
 from .space import PlanSpace, SpaceLimits, enumerate_plans, plan_space
@@ -194,27 +196,59 @@ class Walk:
         branches, at = self.space.branches(roots)
         kept = self.pricer.floor_s(branches) <= limit
         leaves = self.space.leaves(branches.take(kept), at[kept])
+        spare = leaves.take(np.arange(len(leaves)))
         leaves, needed = fill_memory(self.pricer.job, self.pricer.recipe, leaves, self.available)
         held = needed <= self.usable
+        some = leaves.take(held), needed[held]
+        seconds = self._in_chunks(lambda plans: self.pricer.price(plans).seconds, some[0])
+        if self.pricer.recipe.offload_activations:
+            held, some, seconds = self._or_offload(spare, held, some, seconds)
         self.too_large += int(len(held) - held.sum())
         if not held.any():
             return
-        leaves, needed = leaves.take(held), needed[held]
-        seconds = self._in_chunks(lambda plans: self.pricer.price(plans).seconds, leaves)
-        self._found.append((leaves, seconds, needed))
+        self._found.append((some[0], seconds, some[1]))
         self.best = min(self.best, float(seconds.min()))
+
+    def _or_offload(
+        self, leaves: Plans, held: Array, some: tuple[Plans, Array], seconds: Array
+    ) -> tuple[Array, tuple[Plans, Array], Array]:
+        """The quicker of each plan with layers computed again and with layers in host memory."""
+        leaves, needed = fill_memory(
+            self.pricer.job, self.pricer.recipe, leaves, self.available,
+            host=usable_host_bytes(self.pricer.cluster),
+        )  # fmt: skip
+        mine = (needed <= self.usable) & (leaves.offload_layers > 0)
+        if not mine.any():
+            return held, some, seconds
+        own = leaves.take(mine)
+        times = self._in_chunks(lambda plans: self.pricer.price(plans).seconds, own)
+        before = np.full(len(held), np.inf)
+        before[held] = seconds
+        after = np.full(len(held), np.inf)
+        after[mine] = times
+        quicker = after < before
+        keep = ~quicker[held]
+        both = Plans.concatenate([some[0].take(keep), own.take(quicker[mine])])
+        return (
+            held | quicker, (both, np.concatenate([some[1][keep], needed[quicker]])),
+            np.concatenate([seconds[keep], times[quicker[mine]]]),
+        )  # fmt: skip
 
     @staticmethod
     def _in_chunks(value: Callable[[Plans], Array], plans: Plans) -> Array:
         """A value of every plan, CHUNK at a time."""
         parts = [value(plans.take(slice(i, i + CHUNK))) for i in range(0, len(plans), CHUNK)]
-        return np.concatenate(parts)
+        return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def fill_memory(
-    job: TrainingJob, recipe: Recipe, plans: Plans, available: float
+    job: TrainingJob, recipe: Recipe, plans: Plans, available: float, host: float = 0.0
 ) -> tuple[Plans, Array]:  # fmt: skip
-    """Bytes every plan needs; one that needs too much recomputes the fewest layers that help."""
+    """Bytes every plan needs; one that needs too much recomputes the fewest layers that help.
+
+    With `host` bytes of host memory for each device, it keeps their activations there instead.
+    """
+    away = host > 0
     needed = np.empty(len(plans))
     for i in range(0, len(plans), CHUNK):
         here = slice(i, i + CHUNK)
@@ -225,9 +259,13 @@ def fill_memory(
         mixed = (needed[here] > available) & (standing < available) & (part.recompute <= SELECTIVE)
         at = i + np.flatnonzero(mixed)
         if len(at):
-            layers = fewest_full_layers(job, recipe, plans.take(at), available)
+            layers = fewest_layers(job, recipe, plans.take(at), available, away=away)
             at, layers = at[layers > 0], layers[layers > 0]
-            plans.full_layers[at] = layers
+            if away:
+                put = evolve(plans.take(at), offload_layers=layers)
+                room = host_bytes(job, recipe, put) <= host
+                at, layers = at[room], layers[room]
+            (plans.offload_layers if away else plans.full_layers)[at] = layers
             needed[at] = total_bytes(memory_parts(job, recipe, plans.take(at)))
     return plans, needed
 

@@ -179,7 +179,7 @@ def plan_space(job: TrainingJob, count: int, limits: SpaceLimits | None = None) 
     plain = np.zeros(table.shape[1], np.int32)
     roots = Plans(
         **columns, zero=(ranks > 1).astype(np.int32), shard=ranks, recompute=plain,
-        full_layers=plain, stages=np.zeros((len(plain), 0), np.int32),
+        full_layers=plain, offload_layers=plain, stages=np.zeros((len(plain), 0), np.int32),
     )  # fmt: skip
     codes = tuple(RECOMPUTE.index(r) for r in lim.recompute)
     return PlanSpace(roots=roots, local=local, recompute=codes, zero=lim.zero)

@@ -23,27 +23,25 @@ from ..cost.features import Array
 from ..formats import load_format
 from ..hardware import Accelerator, Cluster
 from ..models import Mixer
+from .activations import ALTERNATE, FULL, SELECTIVE, away_bytes, layer_shape
 from .calibration import TrainingCalibration, load_training
 from .compression import sent_bytes
 from .compute import ComputeTable, Network
 from .fleet import network_of, slow_clock
 from .memory import (
-    ALTERNATE,
-    FULL,
-    SELECTIVE,
     key_value_width,
-    layer_shape,
     micro_batches,
     stage_layers,
     stage_parameters,
 )
 from .plan import SCHEDULES, Plans, Recipe, TrainingJob
+from .rings import LAUNCH_S, Rings
 from .stages import layers_at, uneven
 from .update import compression_s, optimizer_s
 
 PARTS = (
-    "forward", "backward", "recompute", "tensor", "context", "experts", "weights", "bubble",
-    "transfer", "gradients", "optimizer", "host",
+    "forward", "backward", "recompute", "tensor", "context", "experts", "weights", "offload",
+    "bubble", "transfer", "gradients", "optimizer", "host",
 )  # fmt: skip
 """Compute three ways, exposed communication by its parallelism, pipeline, optimizer and host."""
 
@@ -106,7 +104,8 @@ class StepPricer:
         """
         ranks = plans.data * plans.context
         lean = evolve(plans, zero=np.where(ranks > 1, 1, 0), shard=ranks,
-                      full_layers=np.zeros_like(plans.zero))  # fmt: skip
+                      full_layers=np.zeros_like(plans.zero),
+                      offload_layers=np.zeros_like(plans.zero))  # fmt: skip
         return (1.0 - 1e-9) * Pricing(self, lean).run(gradients=False).seconds  # rounding
 
 
@@ -143,6 +142,7 @@ class Pricing:
     def run(self, *, gradients: bool = True) -> StepTime:
         """Seconds of every plan's step; without `gradients`, their exchange is left out."""
         self.slow_clock = slow_clock(self.device, self.cal)
+        self.rings = Rings(net=self.net, cal=self.cal)
         forward, dgrad, wgrad, again = self._compute()
         tensor = self._tensor()
         context = self._context()
@@ -150,12 +150,16 @@ class Pricing:
         rounds = 2.0 + self.whole
         inside = tensor * rounds, context * rounds, experts * rounds
         hidden = sum(inside)
-        idle = self._idle(forward + dgrad + wgrad + again + hidden)
+        compute = forward + dgrad + wgrad + again
+        idle = self._idle(compute if self.r.traced else compute + hidden)
         weights_f, weights_b = self._gathered(forward + hidden / rounds, dgrad + wgrad + again)
         weights = weights_f + weights_b
+        away_f, away_b = self._offloaded(forward + hidden / rounds, dgrad + wgrad + again)
+        away = away_f + away_b
         head = self.columns["head_f"] + self.columns["head_b"] + self.columns["embedding"]
         head = head * self._gemm_factor(16)
-        layer = forward + dgrad + wgrad + again + hidden + weights + idle
+        head = head + self._waiting(head, HEAD_KERNELS * 3.0)
+        layer = forward + dgrad + wgrad + again + hidden + weights + away + idle
         middle = self.layers * layer
         p = self.plans.pipeline
         fewer = np.where(self._balanced(), self.layers - 1.0, self.layers)
@@ -179,21 +183,23 @@ class Pricing:
             "context": share * self.layers * inside[1],
             "experts": share * self.layers * inside[2],
             "weights": share * self.layers * weights,
+            "offload": share * self.layers * away,
             "bubble": bubble * slow,
             "transfer": self._transfer() * slow,
             "gradients": exchanged * slow,
             "optimizer": optimizer_s(
                 self.r, self.plans, self.held, self.device, self.cluster, self.net.node
             ),
-            "host": self.cal.step + share * self.layers * idle,
+            "host": self.cal.step * (not self.r.traced) + share * self.layers * idle,
         }
         return StepTime(
             parts=parts, seconds=np.sum(list(parts.values()), axis=0), micro_batches=self.m,
             hardware_flop=self._flop(),
             layer={
-                "forward": (forward + (hidden + idle) / rounds + weights_f) * slow,
+                "forward": (forward + (hidden + idle) / rounds + weights_f + away_f) * slow,
                 "backward": slow * (
                     dgrad + again + (hidden + idle) * (1.0 - 1.0 / rounds) + weights_b
+                    + away_b
                 ),
                 "weight": wgrad * slow, "head": head * slow,
             },
@@ -235,6 +241,7 @@ class Pricing:
         )
         again = np.where(recompute == SELECTIVE, core, 0.0)
         again = np.where(recompute == ALTERNATE, second, again)
+        again = again + gemm * k["again_gemm"] + stream * k["again_stream"]
         again = self.whole * f + (1.0 - self.whole) * again
         return f, d, w, again
 
@@ -244,33 +251,23 @@ class Pricing:
         Long kernels let the host run ahead and short ones use that up, so the sum over a layer is
         a smooth maximum of the two.
         """
-        launches = self.cal.launch * (self.columns["kernels"] + self._expert_kernels())
-        host = launches * (3.0 + self.whole)
+        kernels = self.columns["kernels"] + self._expert_kernels()
+        return self._waiting(busy, kernels * (3.0 + self.whole))
+
+    def _waiting(self, busy: Array, launches: Array | float) -> Array:
+        """Seconds that so many launches take beyond the device's `busy` ones."""
+        host = launches * (self.cal.launch_traced if self.r.traced else self.cal.launch)
         q = LAUNCH_EXPONENT
-        return busy * ((1.0 + (host / busy) ** q) ** (1.0 / q) - 1.0)
+        return busy * ((1.0 + (host / np.maximum(busy, 1e-12)) ** q) ** (1.0 / q) - 1.0)
 
     def _expert_kernels(self) -> Array:
         """Kernels per average layer that routing and grouped products launch besides."""
+        each = 0.0 if self.r.fixed_capacity else KERNELS_PER_EXPERT
         local = sum(
-            g.count * (ROUTING_KERNELS + KERNELS_PER_EXPERT * g.ffn.experts / self.plans.expert)
+            g.count * (ROUTING_KERNELS + each * g.ffn.experts / self.plans.expert)
             for g in self.job.model.layers if g.ffn.kind == "moe"
         )  # fmt: skip
         return local / self.job.model.depth + np.zeros(len(self.plans))
-
-    def _link(self, ranks: Array, stride: Array) -> tuple[Array, Array]:
-        """Bytes per second and latency of a ring over `ranks` spaced `stride` devices apart.
-
-        A ring that leaves the node enters and leaves it through as many adapters as it has
-        members there.
-        """
-        n, c = self.net, self.cal
-        inside = np.clip(n.node // np.maximum(stride, 1), 1, np.maximum(ranks, 1))
-        local = ranks * stride <= n.node
-        across = np.minimum(
-            inside * n.outer_bytes_per_s * c.network, n.inner_bytes_per_s * c.scale_up
-        )
-        speed = np.where(local, n.inner_bytes_per_s * c.scale_up, across)
-        return speed, np.where(local, n.inner_latency_s, n.outer_latency_s)
 
     def _data_stride(self) -> Array:
         """Distance between neighbours of a data ring, as its members per node have it."""
@@ -281,26 +278,12 @@ class Pricing:
         members = sharing * np.clip(node // plans.tensor, 1, plans.context)
         return np.maximum(node // members, 1)
 
-    def _ring(
-        self, payload: Array, ranks: Array, stride: Array, rounds: float = 1.0, pieces: float = 1.0
-    ) -> Array:
-        """Seconds of `rounds` all-gathers or reduce-scatters of `payload` bytes in full.
-
-        Each is a ring: a hop per rank, most of them inside nodes, in `pieces` of equal size.
-        """
-        speed, latency = self._link(ranks, stride)
-        inside = np.clip(self.net.node // np.maximum(stride, 1), 1, np.maximum(ranks, 1))
-        nodes = ranks / inside
-        hops = nodes * latency + (ranks - nodes) * self.net.inner_latency_s
-        moved = payload * (ranks - 1.0) / ranks / speed
-        return np.where(ranks > 1, rounds * (moved + pieces * (hops + LAUNCH_S)), 0.0)
-
     def _tensor(self) -> Array:
         """Two all-reduces per layer, or as many pairs of all-gather and reduce-scatter."""
         tp = self.plans.tensor
         reductions = 1.0 if any(g.parallel for g in self.job.model.layers) else 2.0
         payload = 2.0 * self.tokens * self.shape.hidden
-        time = self._ring(payload, tp, np.ones_like(tp), 2.0 * reductions)
+        time = self.rings.ring(payload, tp, np.ones_like(tp), 2.0 * reductions)
         if self.r.overlap_tensor:
             # Chunks of the product hide all but the first and last chunk.
             compute = self.cal.gemm * self.columns["gemm_f"]
@@ -320,7 +303,7 @@ class Pricing:
             both = width + np.mean([_query_width(g.mixer) for g in layers])
             return np.where(cp > 1, self._all_to_all(2.0 * self.tokens * both), 0.0)
         payload = 2.0 * self.tokens * cp * width / self.plans.tensor
-        time = self._ring(payload, cp, self.plans.tensor)
+        time = self.rings.ring(payload, cp, self.plans.tensor)
         if self.r.context == "all-gather":
             # All blocks but a rank's own are needed after its own.
             return np.where(cp > 1, np.maximum(time - attention / cp, 0.1 * time), 0.0)
@@ -363,7 +346,10 @@ class Pricing:
         nodes = ep / local
         inner = token * k * (1.0 - 1.0 / local) / (n.inner_bytes_per_s * reached)
         visited = (nodes - 1.0) * (1.0 - (1.0 - 1.0 / nodes) ** k)
-        outer = token * visited / (n.outer_bytes_per_s * c.network)
+        # Libraries of fused exchanges drive adapters at their rate too (DeepEP: 43 to 58 GB/s of
+        # RDMA per device behind 50 GB/s adapters), others at that of collectives.
+        across = c.exchange_fused if self.r.fused_exchange else c.network
+        outer = token * visited / (n.outer_bytes_per_s * across)
         time = 2.0 * share * ((inner + outer) * self.r.imbalance + LAUNCH_S)
         if self.r.overlap_expert:
             compute = self.columns["gemm_f"] + self.columns["attention_f"]
@@ -385,8 +371,8 @@ class Pricing:
         stride = self._data_stride()
         ahead = self.r.look_ahead
         pieces = 1.0 if ahead else MATRICES_PER_LAYER
-        gather = self._ring(2.0 * per_layer, plans.shard, stride, 1.0, pieces)
-        scatter = self._ring(self.sent * per_layer, plans.shard, stride, 1.0, pieces)
+        gather = self.rings.ring(2.0 * per_layer, plans.shard, stride, 1.0, pieces)
+        scatter = self.rings.ring(self.sent * per_layer, plans.shard, stride, 1.0, pieces)
         if not ahead:
             lists = pieces * plans.shard * LIST_ENTRY_S
             gather, scatter = gather + lists, scatter + lists
@@ -402,6 +388,14 @@ class Pricing:
         # A pipeline keeps gathered weights and gradients until the step's last micro-batch.
         often = np.where(plans.pipeline > 1, 1.0 / self.m, 1.0)
         return np.where(sharded, f * often, 0.0), np.where(sharded, b * often, 0.0)
+
+    def _offloaded(self, forward: Array, backward: Array) -> tuple[Array, Array]:
+        """Seconds per average layer that activations to and from host memory outlast its passes."""
+        if not np.any(self.plans.offload_layers):
+            return np.zeros(len(self.plans)), np.zeros(len(self.plans))
+        each = away_bytes(self.job, self.r, self.plans, self.layers) / self.layers
+        moving = each / (HOST_LINK_SHARE * self.device.links.host_bytes_per_s)
+        return np.maximum(moving - forward, 0.0), np.maximum(moving - backward, 0.0)
 
     def _balanced(self) -> Array:
         depth = self.job.model.depth
@@ -455,11 +449,11 @@ class Pricing:
         if self.r.adapters:
             return np.zeros(len(plans))
         work = compression_s(self.r, plans, self.device, self.m, dense + experts)
-        reduce = self._ring(width * dense, ranks, stride)
-        reduce = reduce + self._ring(width * experts, owners, np.minimum(group, self.net.node))
+        reduce = self.rings.ring(width * dense, ranks, stride)
+        reduce = reduce + self.rings.ring(width * experts, owners, np.minimum(group, self.net.node))
         back = np.where(plans.zero == 0, width, 2.0)
-        share = self._ring(dense * back, ranks, stride)
-        share = share + self._ring(experts * back, owners, np.minimum(group, self.net.node))
+        share = self.rings.ring(dense * back, ranks, stride)
+        share = share + self.rings.ring(experts * back, owners, np.minimum(group, self.net.node))
         if not self.r.overlap_data:
             return work + np.where(plans.zero == 3, 0.0, reduce + share)
         shown = self.cal.contention
@@ -487,14 +481,16 @@ def _query_width(m: Mixer) -> float:
 ROUTING_KERNELS, KERNELS_PER_EXPERT = 60.0, 8.0
 """Small kernels of top-k, permutation and padding per layer, and per local expert where each
 expert's products are launched one by one; estimates from open training stacks."""
+HEAD_KERNELS = 8.0
+"""Kernels around the layers: embedding, positions, norm, logits and the pieces of the loss."""
 LAUNCH_EXPONENT = 3.0
-LAUNCH_S = 6e-6
-"""Start-up of one collective of a library such as NCCL, between streams; estimate."""
 RING_STEP_S = 2e-5
 """Launches and the merge of partial outputs per step of a ring over contexts; estimate."""
 LIST_ENTRY_S = 1e-5
 """One view and one copy per rank of a collective that works on a list of tensors; estimate."""
 MATRICES_PER_LAYER = 4.0
 """Projections of attention and feed-forward that are gathered one by one."""
+HOST_LINK_SHARE = 0.8
+"""Share of the host link's rate that copies of activations reach; estimate."""
 TRANSFER_REST = 0.25
 """Share of interleaved stage transfers that waits; estimate."""
