@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,6 +105,26 @@ def _reference_splits(blocks, slots, key_blocks):
 def test_searched_splits_equal_the_sequential_search(b, n, u):
     got = key_splits(LIBRARIES["fa2"], np.array([float(b)]), np.array([float(n)]), u)
     assert got[0] == _reference_splits(b, 2 * u, n)
+
+
+def test_units_that_all_load_at_once_share_the_cache():
+    # Tiles of this class follow a rule and none splits.
+    alone, shared = (evolve(CAL.gemm["fp8"], load=8.0, crowd=c) for c in (1e3, 2.0))
+
+    def ratio(n):
+        one, all_ = (gemm_time_s(p, SHAPE, 128, n, 8192, rate_flop_per_s=RATE)
+                     for p in (alone, shared))  # fmt: skip
+        return float(all_ / one)
+
+    assert ratio(128) == pytest.approx(1.0, abs=0.02)
+    assert ratio(65536) > 1.2
+
+
+def test_loads_that_do_not_hide_add_to_a_step():
+    hidden = CAL.gemm["bf16"]
+    times = [float(gemm_time_s(evolve(hidden, overlap=o), SHAPE, 4096, 4096, 8192,
+                               rate_flop_per_s=RATE)) for o in (1.0, 4.0, 100.0)]  # fmt: skip
+    assert times[0] > times[1] > times[2]
 
 
 def test_prefill_is_quadratic_in_long_prompts():

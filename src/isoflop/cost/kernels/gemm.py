@@ -4,7 +4,8 @@ A library cuts the output into tm x tn tiles and, where that leaves units idle, 
 into `splits`. Each candidate takes
 
     waves = ceil(ceil(m / tm) ceil(n / tn) splits / units)
-    step  = max(2 tm tn / (rate / units x compute), (tm b_a + tn b_w) / (load x clock))  per k
+    step  = max(2 tm tn / (rate / units x compute), (tm b_a + tn b_w) / (load x clock))  per k,
+            a p-norm where loads do not hide, with less to load where all units do (`crowd`)
     math  = waves (k / splits x step + tm tn b_out / (store x clock)) + partial sums
 
 and moves the operands and results over achieved memory bandwidth, plus what the tiles of each
@@ -52,6 +53,8 @@ RESIDENCY_SHARPNESS = 6.0
 CHUNK = 1 << 16
 """Shape-candidate pairs evaluated at a time, half a megabyte an array, to stay in processor cache:
 2^19 take twice as long."""
+COMPLETE = 100.0
+"""Exponent of a p-norm from which on the shorter of two times is hidden."""
 
 
 @frozen(kw_only=True)
@@ -66,6 +69,10 @@ class GemmParameters:
         Share of peak memory bandwidth of a large transfer.
     load : float
         Bytes per clock at which one unit loads operands from the last-level cache.
+    crowd : float
+        The same where all units load at once; at least `load` where the cache keeps up with them.
+    overlap : float
+        Exponent of the p-norm of a step's products and loads; large where loads hide.
     store : float
         Bytes per clock at which one unit converts and stores a finished tile.
     fixed : float
@@ -103,6 +110,8 @@ class GemmParameters:
     throttle: float
     residency: float
     ladder: tuple[tuple[int, ...], ...] = ()
+    crowd: float = 1e3
+    overlap: float = COMPLETE
     quantize_row: float = 0.0
     quantize_fixed: float = 0.0
 
@@ -165,7 +174,16 @@ def quantize_time_s(
 
 def _cache_speed(p: GemmParameters, device: DeviceShape) -> float:
     """Bytes per second of the last-level cache: what all units load together."""
-    return max(p.load * device.units * device.clock_hz, device.bandwidth_bytes_per_s)
+    load = min(p.load, p.crowd)
+    return max(load * device.units * device.clock_hz, device.bandwidth_bytes_per_s)
+
+
+def _joined(a: Array, b: Array, exponent: float) -> Array:
+    """The p-norm of two times; their maximum at a large exponent."""
+    more, less = np.maximum(a, b), np.minimum(a, b)
+    if exponent >= COMPLETE:
+        return more
+    return more * (1.0 + (less / np.maximum(more, 1e-30)) ** exponent) ** (1.0 / exponent)
 
 
 def _hit(working_set: Array, p: GemmParameters, device: DeviceShape) -> Array:
@@ -208,10 +226,12 @@ def _flat(
 
     m, n, k = (v[:, None, None] for v in (m, n, k))
     blocks = np.ceil(m / tm) * np.ceil(n / tn) * splits
-    step = np.maximum(
-        2.0 * tm * tn / (rate * device.reached(p.compute) / device.units),
-        (tm * activation + tn * weight) / (p.load * device.clock_hz),
-    )
+    drawn: Array | float = p.load
+    if p.crowd < p.load:  # few tiles draw what a unit can each, all units what the cache gives
+        drawn = np.minimum(p.load, p.crowd * device.units / np.clip(blocks, 1.0, device.units))
+    multiply = 2.0 * tm * tn / (rate * device.reached(p.compute) / device.units)
+    fetch = (tm * activation + tn * weight) / (drawn * device.clock_hz)
+    step = _joined(multiply, fetch, p.overlap)
     slices = np.ceil(k / splits / K_STEP) * K_STEP
     finish = tm * tn * (output / (p.store * device.clock_hz))
     math = np.ceil(blocks / device.units) * (slices * step + finish)
@@ -228,10 +248,7 @@ def _flat(
     total = np.where(allowed, math + memory, np.inf).reshape(len(m), -1)
     row, best = np.arange(len(m)), np.argmin(total, axis=1)
     math, memory = (v.reshape(total.shape)[row, best] for v in (math, memory))
-    joined = np.maximum(math, memory)
-    joined = joined * (1.0 + (np.minimum(math, memory) / np.maximum(joined, 1e-30)) ** p.join) ** (
-        1.0 / p.join
-    )
+    joined = _joined(math, memory, p.join)
     ideal = 2.0 * (m * n * k)[:, 0, 0] / rate
     decades = np.log10(np.maximum(ideal, 1e-30) / THROTTLE_FROM_S)
     slow = 1.0 + p.throttle * np.clip(decades, 0.0, THROTTLE_DECADES)
