@@ -269,11 +269,9 @@ def _print_failure(found: Advice) -> None:
             f"{nearest.candidate.describe()}, where {'; '.join(nearest.broken)}. Relax that limit, "
             "lower the rate, or add devices."
         )
-    why = found.rejected[0].why if found.rejected else "nothing fits"
-    kinds = {r.kind: r for r in found.rejected}
-    telling = kinds.get("latency") or kinds.get("capacity") or kinds.get("bound")
+    closest = found.closest
+    text = "nothing fits" if closest is None else f"{closest.what}: {closest.why}"
     raise InvalidInput(
-        "No configuration of this fleet keeps the promise. The closest one "
-        f"{(telling.what + ': ') if telling else ''}{telling.why if telling else why}. Relax the "
-        "limit, lower the rate, or add devices."
+        "No configuration of this fleet keeps the promise. The closest, "
+        f"{text.removeprefix(': ')}. Relax the limit, lower the rate, or add devices."
     )

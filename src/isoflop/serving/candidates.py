@@ -130,11 +130,18 @@ class Candidate:
 
 @frozen(kw_only=True)
 class Rejected:
-    """A configuration that cannot work: what it is, why, and by how much."""
+    """A configuration that cannot work: what it is, why, and by how much.
+
+    Attributes
+    ----------
+    excess : float
+        What is needed over what there is, above 1; infinity where no number says how far it is.
+    """
 
     what: str
     why: str
     kind: str
+    excess: float = math.inf
 
 
 def plans(
@@ -206,21 +213,23 @@ def evaluate(
     if use.usable_bytes <= use.total_bytes:
         why = (f"needs {show_bytes(use.total_bytes)} per device, has "
                f"{show_bytes(use.usable_bytes)}")  # fmt: skip
-        return [], [Rejected(what=what, why=why, kind="memory")], 1
+        excess = use.total_bytes / use.usable_bytes
+        return [], [Rejected(what=what, why=why, kind="memory", excess=excess)], 1
     each = cache_bytes(model, plan, 1, float(longest))
     if each > use.usable_bytes - use.total_bytes:
         why = (f"one sequence of {longest:,} tokens needs a cache of {show_bytes(each)}, "
                f"{show_bytes(use.usable_bytes - use.total_bytes)} are free")  # fmt: skip
-        return [], [Rejected(what=what, why=why, kind="memory")], 1
+        excess = each / (use.usable_bytes - use.total_bytes)
+        return [], [Rejected(what=what, why=why, kind="memory", excess=excess)], 1
     floor = bound_s(step, load)
     for p in promises:
         if p.metric in ("tpot", "itl") and floor[0] > p.limit_s:
             why = (f"even at full bandwidth one sequence takes {floor[0] * 1e3:.1f} ms per token, "
                    f"above {p}")  # fmt: skip
-            return [], [Rejected(what=what, why=why, kind="bound")], 1
+            return [], [Rejected(what=what, why=why, kind="bound", excess=floor[0] / p.limit_s)], 1
         if p.metric == "ttft" and floor[1] > p.limit_s:
             why = f"even at peak rate a mean prompt takes {floor[1] * 1e3:.0f} ms, above {p}"
-            return [], [Rejected(what=what, why=why, kind="bound")], 1
+            return [], [Rejected(what=what, why=why, kind="bound", excess=floor[1] / p.limit_s)], 1
     curve = _Curve.of(step, load)
     found: list[Candidate] = []
     rejected: list[Rejected] = []
@@ -319,10 +328,11 @@ class _Curve:
         need = load.requests_per_s * (self.prompt_s * share + load.output * decode / running)
         least = max(1, math.ceil(need / HEADROOM))
         if least > most:
-            why = (f"needs {math.ceil(least / share) * plan.devices} devices for "
-                   f"{load.requests_per_s:.3g} requests/s, the fleet has {fleet}")  # fmt: skip
-            return Rejected(what="", why=why, kind="capacity")
-        worst = ""
+            needed = math.ceil(least / share) * plan.devices
+            why = (f"needs {needed} devices for {load.requests_per_s:.3g} requests/s, the fleet "
+                   f"has {fleet}")  # fmt: skip
+            return Rejected(what="", why=why, kind="capacity", excess=needed / fleet)
+        worst, tpot, ttft = "", 0.0, 0.0
         for replicas in range(least, most + 1):
             rate = load.requests_per_s / replicas
             batch, tpot, ttft = self._settle(rate, running, share, contended)
@@ -335,7 +345,7 @@ class _Curve:
                     replicas=replicas, batch=batch, tpot_s=tpot, ttft_s=ttft,
                     usd_per_hour=math.ceil(replicas / share) * plan.devices * each,
                 )  # fmt: skip
-        return Rejected(what="", why=worst, kind="latency")
+        return Rejected(what="", why=worst, kind="latency", excess=_excess(promises, tpot, ttft))
 
     def split(self, running: int, promises: Sequence[Promise], fleet: int) -> Candidate | Rejected:
         """The fewest prefill and decode instances at which the closed form keeps every promise.
@@ -352,7 +362,7 @@ class _Curve:
         prefills = max(1, math.ceil(load.requests_per_s * self.prompt_s / HEADROOM))
         decodes = max(1, math.ceil(load.requests_per_s * load.output * slowest / running
                                    / HEADROOM))  # fmt: skip
-        worst, kind = "", "capacity"
+        worst, kind, tpot, ttft = "", "capacity", 0.0, 0.0
         while prefills + decodes <= most:
             busy = min(load.requests_per_s / prefills * self.prompt_s, 0.98)
             ttft = self.prompt_s * (1.0 + busy / (1.0 - busy) / 2.0) + self.step.engine.arrival_s
@@ -372,9 +382,11 @@ class _Curve:
                 prefills += 1
             else:
                 decodes += 1
-        why = worst or (f"needs {(prefills + decodes) * plan.devices} devices for "
-                        f"{load.requests_per_s:.3g} requests/s, the fleet has {fleet}")  # fmt: skip
-        return Rejected(what="", why=why, kind=kind)
+        needed = (prefills + decodes) * plan.devices
+        why = worst or (f"needs {needed} devices for {load.requests_per_s:.3g} requests/s, the "
+                        f"fleet has {fleet}")  # fmt: skip
+        excess = _excess(promises, tpot, ttft) if worst else needed / fleet
+        return Rejected(what="", why=why, kind=kind, excess=excess)
 
     def _batch(
         self, rate: float, running: int, decode_s: Any, stolen: float
@@ -421,6 +433,13 @@ def _broken(promises: Sequence[Promise], tpot: float, ttft: float) -> str:
         if value is not None and value > p.limit_s:
             return f"{p.metric} would be {value * 1e3:.1f} ms on average, above {p}"
     return ""
+
+
+def _excess(promises: Sequence[Promise], tpot: float, ttft: float) -> float:
+    """The mean estimates over their limits, the worst of them."""
+    values = {"tpot": tpot, "ttft": ttft}
+    return max((values[p.metric] / p.limit_s for p in promises if p.metric in values),
+               default=math.inf)  # fmt: skip
 
 
 def preference(c: Candidate) -> tuple[float, bool, float]:

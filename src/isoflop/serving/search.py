@@ -87,6 +87,15 @@ class Advice:
         """Configurations that could not work."""
         return len(self.rejected)
 
+    @property
+    def closest(self) -> Rejected | None:
+        """Of what could not work, what misses by least: by latency, devices, bound or memory."""
+        for kind in ("latency", "capacity", "bound", "memory"):
+            some = [r for r in self.rejected if r.kind == kind]
+            if some:
+                return min(some, key=lambda r: r.excess)
+        return self.rejected[0] if self.rejected else None
+
     def pareto(self) -> list[dict[str, Any]]:
         """Candidates that no other beats on both price and time per token."""
         front: list[dict[str, Any]] = []
@@ -110,7 +119,19 @@ class Advice:
 
 
 def load_of(trace: Trace, rate: float | None = None) -> Load:
-    """The means of a trace; with prefix units, what an unlimited cache leaves to compute."""
+    """The means of a trace; with prefix units, what an unlimited cache leaves to compute.
+
+    Raises
+    ------
+    InvalidInput
+        If the requests follow each other, or all arrive at once and no rate is given.
+    """
+    if trace.follows is not None:
+        raise InvalidInput(
+            "In a closed loop and in conversations the load depends on the answer: a slower "
+            "configuration gets fewer requests. Simulate the ones in question (isoflop simulate "
+            "takes --clients and --turns), or give the rate that the clients make (--rate)."
+        )
     prompt = float(trace.prompt_tokens.mean())
     output = float(trace.output_tokens.mean())
     # A decoding step sees sequences in proportion to how long they stay.
