@@ -116,7 +116,7 @@ def read_rows(path: Path) -> Rows:
     for c in read_cases(path):
         if c.metric == "ttft_s":
             first[c.line] = c.measured
-        if c.metric != "tpot_s" or c.reason:
+        if c.metric != "tpot_s" or c.reason or c.otherwise:
             continue
         key = (c.engine, c.device, model_of(c), c.plan, c.prompt_tokens, c.output_tokens,
                c.concurrency, c.protocol, f"{c.measured:.3g}")  # fmt: skip

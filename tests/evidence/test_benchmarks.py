@@ -1,8 +1,9 @@
 import pytest
 from attrs import evolve
 
-from isoflop.evidence.benchmarks import protocol_of, unrecorded
+from isoflop.evidence.benchmarks import otherwise_of, protocol_of, unrecorded
 from isoflop.evidence.case import Case
+from isoflop.evidence.predict import predict_cases
 from isoflop.evidence.silicon_rows import silicon_cases
 from isoflop.plans import Formats, Plan
 
@@ -83,8 +84,13 @@ def test_drafts_follow_the_launch_scripts(changes, date, image, drafts):
 
 def test_rows_that_could_be_two_runs_say_so():
     either = evolve(CASE, plan=Plan(tensor=8, formats=BLOCKS))
-    assert "draft tokens" in unrecorded(APRIL.format("2026-03-25", "sglang:v0.5.9"), either)
-    assert not unrecorded(DUMP, either)
+    other = otherwise_of(APRIL.format("2026-03-25", "sglang:v0.5.9"), either)
+    assert other is not None
+    assert other.drafts == 2
+    assert otherwise_of(DUMP, either) is None
+    assert (
+        otherwise_of(APRIL.format("", "sglang:v0.5.9"), evolve(either, concurrency=128.0)) is None
+    )
     assert "rack-scale" in unrecorded(APRIL.format("", ""), evolve(CASE, plan=Plan(tensor=32)))
 
 
@@ -111,3 +117,14 @@ def test_ranks_and_clients_are_those_of_one_instance(changes, plan, clients):
     case = silicon_cases(2, row | {k: v for k, v in changes.items() if k != "clients"})[0]
     assert (case.plan.tensor, case.plan.data, case.plan.expert) == plan
     assert case.concurrency == clients
+
+
+def test_a_row_of_either_run_is_predicted_between_them():
+    plan = Plan(tensor=8, formats=BLOCKS)
+    one = evolve(CASE, metric="tpot_s", plan=plan, protocol=protocol_of(DUMP, CASE))
+    drafted = evolve(one.protocol, drafts=2, acceptance=0.54)
+    cases = [one, evolve(one, protocol=drafted), evolve(one, otherwise=drafted)]
+    slow, fast, either = predict_cases(cases)
+    assert fast.predicted < either.predicted < slow.predicted
+    assert either.predicted**2 == pytest.approx(fast.predicted * slow.predicted)
+    assert (either.low, either.high) == (fast.low, slow.high)

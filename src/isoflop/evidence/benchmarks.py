@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from attrs import evolve
+
 from .case import Case, Protocol
 
 INFERENCE_X = re.compile(r"^db-dump/|source_file=(\d{4}-\d\d-\d\d|[\w.-]+-gap-analysis)\.csv")
@@ -82,9 +84,14 @@ def unrecorded(origin: str, case: Case) -> str:
         return ""
     if case.plan.tensor > 8:
         return "a rack-scale run: it counts its devices, not how prompts and decoding share them"
-    if _either(origin, case) and (case.concurrency or 0) <= 64:
-        return "its source ran this with draft tokens and without, and the row does not say which"
     return ""
+
+
+def otherwise_of(origin: str, case: Case) -> Protocol | None:
+    """A second run that the row may as well be of: its source ran both and does not say which."""
+    if _either(origin, case) and (case.concurrency or 0) <= 64:
+        return evolve(case.protocol, drafts=2, acceptance=ACCEPTANCE)
+    return None
 
 
 def _wait_steps(case: Case) -> float:

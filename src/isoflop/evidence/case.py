@@ -117,6 +117,8 @@ class Case:
     """Standard deviation of the output lengths over their mean."""
     protocol: Protocol = field(factory=Protocol)
     """How its load generator ran."""
+    otherwise: Protocol | None = None
+    """How else it may have run, where the source made both runs and the row is of either."""
     mixed: bool = False
     """Prompts share their steps with decoding sequences (chunked prefill)."""
 

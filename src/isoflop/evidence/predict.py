@@ -50,7 +50,32 @@ throughput, engine reserve in memory."""
 def predict_cases(
     cases: Sequence[Case], progress: Callable[[int], None] | None = None
 ) -> list[Prediction]:
-    """A prediction, or a reason why not, for every case, in order."""
+    """A prediction, or a reason why not, for every case, in order.
+
+    A case that may be of two runs is predicted halfway between them, in the logarithm, with an
+    interval that holds both.
+    """
+    open_ = [i for i, c in enumerate(cases) if c.otherwise is not None and not c.reason]
+    others = [evolve(cases[i], protocol=cases[i].otherwise) for i in open_]
+    found = _predict([*cases, *others], progress)
+    results = found[: len(cases)]
+    for i, other in zip(open_, found[len(cases) :], strict=True):
+        results[i] = _either(results[i], other)
+    return results
+
+
+def _either(one: Prediction, other: Prediction) -> Prediction:
+    """One prediction for a case that is of one run or the other."""
+    a, b = one, other
+    if a.predicted is None or b.predicted is None:
+        return a if a.predicted is None else evolve(b, case=a.case)
+    ends = [x for x in (a.low, a.high, b.low, b.high) if x is not None]
+    middle = float(np.sqrt(a.predicted * b.predicted))
+    return evolve(a, predicted=middle, low=min(ends), high=max(ends))
+
+
+def _predict(cases: Sequence[Case], progress: Callable[[int], None] | None) -> list[Prediction]:
+    """`predict_cases` of runs that are known."""
     results: list[Prediction | None] = [None] * len(cases)
     groups: dict[tuple, list[int]] = defaultdict(list)
     trainer = TrainingPredictor()

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from ..errors import InvalidInput, IsoflopError
 from ..plans import Plan
-from .benchmarks import protocol_of, unrecorded
+from .benchmarks import otherwise_of, protocol_of, unrecorded
 from .case import Case, Role, as_run, weight_formats
 
 SILICON_COLUMNS = frozenset(
@@ -73,7 +73,12 @@ def silicon_cases(line: int, row: dict[str, str]) -> list[Case]:
         # The split goes by the stated lengths, the price by those that really ran.
         base = evolve(base, role=role_of(base))
         base = as_run(base, protocol_of(origin, base))
-        base = evolve(base, reason=base.reason or unrecorded(origin, base))
+        base = evolve(
+            base, reason=base.reason or unrecorded(origin, base),
+            otherwise=otherwise_of(origin, base),
+        )  # fmt: skip
+        if base.otherwise:  # of no use to a fit
+            base = evolve(base, role="check")
     except IsoflopError as error:
         base = evolve(base, reason=str(error))
     cases = []
