@@ -135,6 +135,25 @@ def test_an_interrupted_run_resumes_to_the_same_file(model, tmp_path, monkeypatc
     assert not (tmp_path / "o.safetensors.progress").exists()
 
 
+def test_a_refused_tensor_leaves_no_half_file(tmp_path):
+    rng = np.random.default_rng(6)
+    good = rng.standard_normal((64, 128)).astype(np.float32)
+    bad = good.copy()
+    bad[3, 7] = np.inf
+    out = tmp_path / "o.safetensors"
+    first = write(tmp_path / "first.safetensors", {"a.weight": bad, "b.weight": good})
+    with pytest.raises(InvalidInput, match=r"\(3, 7\) is inf") as error:
+        quantize_file(first, Settings(format="nvfp4"), output=out)
+    assert "--resume" not in str(error.value)
+    assert list(tmp_path.glob("o.*")) == []
+    later = write(tmp_path / "later.safetensors", {"a.weight": good, "b.weight": bad})
+    with pytest.raises(InvalidInput, match=r"Finished layers \(1\) are in .*--resume"):
+        quantize_file(later, Settings(format="nvfp4"), output=out)
+    write(later, {"a.weight": good, "b.weight": good})
+    quantize_file(later, Settings(format="nvfp4"), output=out, resume=True)
+    assert [p.name for p in tmp_path.glob("o.*")] == ["o.safetensors"]
+
+
 def test_a_killed_run_resumes_to_the_same_file(tmp_path):
     """The process is killed outright between two layers; the next one finishes its work."""
     rng = np.random.default_rng(5)

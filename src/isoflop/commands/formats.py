@@ -96,6 +96,10 @@ def compare(*formats: str, distribution: str = "normal", seed: int = 0,
     from ..numerics.comparison import compare_formats
     from ._output import console, print_json, table
 
+    if plot is not None:
+        from ..plots.chart import writable
+
+        writable(plot)
     rows = compare_formats(formats, distribution, seed)
     if plot is not None:
         from ..plots.chart import save

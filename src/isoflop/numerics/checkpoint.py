@@ -137,7 +137,8 @@ def quantize_file(
     """Quantize one safetensors file, keeping one tensor in memory at a time.
 
     With `output`, results go to `<output>.partial` and finished layers to `<output>.progress`;
-    when all is done the file is moved into place. `resume` continues an interrupted run.
+    when all is done the file is moved into place. `resume` continues an interrupted run, also one
+    that a tensor stopped, if earlier layers were finished; else nothing of it stays.
 
     Raises
     ------
@@ -170,6 +171,11 @@ def quantize_file(
             for info in kept:
                 sink.writer.write(info.name, file.raw(info.name))
             sink.finish()
+    except IsoflopError as error:
+        if sink:
+            sink.writer.close()
+            raise InvalidInput(f"{error}{sink.refused()}") from None
+        raise
     finally:
         if sink:
             sink.writer.close()
@@ -229,6 +235,16 @@ class _Sink:
             self.writer.write(info.name, to_words(result.values, info.dtype))
         with self.journal.open("a", encoding="utf-8") as journal:
             journal.write(json.dumps(asdict(report)) + "\n")
+
+    def refused(self) -> str:
+        """Drop a partial file without a finished layer; else the sentence that says where it is."""
+        partial = Path(str(self.journal).removesuffix(".progress") + ".partial")
+        finished = len(self._read())
+        if finished:
+            return f" Finished layers ({finished}) are in '{partial}'; --resume goes on from there."
+        self.journal.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+        return ""
 
     def finish(self) -> None:
         """Move the file into place and drop the journal."""
