@@ -195,6 +195,19 @@ def test_what_bounds_every_second_adds_up_to_the_run(base):
         assert over == pytest.approx(share, abs=0.1)
 
 
+def test_intervals_of_gaps_between_tokens_hold_other_runs(base):
+    runs = [simulate(base, poisson(rate=12.0, requests=1000, seed=s)) for s in range(12)]
+    plain = simulate(base, poisson(rate=12.0, requests=1000), longest=1)
+    # Looking at the run between batches changes no time.
+    np.testing.assert_allclose(plain.collected.finish_s, runs[0].collected.finish_s, rtol=1e-9)
+    mean = np.mean([r.summary["itl_s"]["mean"] for r in runs])
+    held = [r.summary["itl_s"]["ci90"]["mean"] for r in runs]
+    assert sum(low <= mean <= high for low, high in held) >= 8
+    assert all(high - low < 0.1 * mean for low, high in held)
+    assert set(runs[0].summary["itl_s"]["ci90"]) == {"p50", "p90", "p95", "p99", "mean"}
+    assert simulate(base, poisson(requests=50)).summary["itl_s"]["ci90"] == {}
+
+
 def test_goodput_counts_requests_within_every_promise(base):
     report = simulate(base, poisson(rate=30.0, requests=300, prompt=900))
     promises = parse_slo("ttft<200ms@p99,tpot<12ms@p95,ttft<100ms@p50,itl<1s")

@@ -162,10 +162,23 @@ def sample_summary(values: Array) -> dict[str, Any]:
     if len(v) >= 10 * BATCHES:
         parts = v[: len(v) // BATCHES * BATCHES].reshape(BATCHES, -1)
         table = np.vstack([np.percentile(parts, PERCENTILES, axis=1), parts.mean(axis=1)]).T
-        half = T_19 * table.std(axis=0, ddof=1) / np.sqrt(BATCHES)
-        for name, h in zip((*NAMES, "mean"), half):
-            out["ci90"][name] = [out[name] - float(h), out[name] + float(h)]
+        out["ci90"] = _intervals(out, table)
     return out
+
+
+def _intervals(whole: dict[str, Any], table: Array) -> dict[str, list[float]]:
+    """90% intervals around the figures of the whole run from those of its batches, (BATCHES, 5)."""
+    half = T_19 * table.std(axis=0, ddof=1) / np.sqrt(BATCHES)
+    return {name: [whole[name] - float(h), whole[name] + float(h)]
+            for name, h in zip((*NAMES, "mean"), half)}  # fmt: skip
+
+
+def _gap_intervals(gaps: Array, batches: Sequence[Array]) -> dict[str, list[float]]:
+    if len(batches) != BATCHES or any(b.sum() <= 0 for b in batches):
+        return {}
+    parts = [histogram_summary(b) for b in batches]
+    table = np.array([[p[name] for name in (*NAMES, "mean")] for p in parts])
+    return _intervals(histogram_summary(gaps), table)
 
 
 def histogram_summary(counts: Array, total: float | None = None) -> dict[str, Any]:
@@ -290,9 +303,12 @@ class _Group:
 def make_report(
     server: Server, trace: Trace, collected: Collected, instances: Sequence[Running], *,
     replicas: int, dropped: int, wall_s: float, servers: Sequence[Server] = (),
-    brief: bool = False,
+    brief: bool = False, gap_batches: Sequence[Array] = (),
 ) -> ServingReport:  # fmt: skip
     """Summarise finished instances; `servers` are the replicas where they differ.
+
+    `gap_batches` are histograms of the gaps between tokens by batch of consecutive arrivals, for
+    their interval.
 
     A `brief` report has None for power, energy, CO2, clocks and what bounds the steps, for which
     the full model prices the mean steps once more: a search of many runs does without.
@@ -317,7 +333,7 @@ def make_report(
         "policy": server.policy, "replicas": replicas, "devices": devices, "trace": trace.name,
         "requests": collected.requests, "dropped": dropped, "label": server.step.label(),
         **{m: collected.latency(m) for m in ("ttft_s", "tpot_s")},
-        "itl_s": histogram_summary(gaps), "e2e_s": collected.latency("e2e_s"),
+        "itl_s": {**histogram_summary(gaps), "ci90": _gap_intervals(gaps, gap_batches)}, "e2e_s": collected.latency("e2e_s"),
         "duration_s": span,
         "throughput_output_tokens_per_s": rate,
         "throughput_total_tokens_per_s": (collected.output_tokens + collected.prompt_tokens) / span,

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from attrs import evolve
 
+from ..cost.features import Array
 from ..errors import InvalidInput
 from .loop.records import FED, NEXT
-from .report import Collected, ServingReport, make_report
+from .report import BATCHES, Collected, ServingReport, make_report
 from .router import find_router
 from .running import Running
 from .server import Server
@@ -65,16 +66,17 @@ def simulate(
     if replicas == 1:
         instance = _instance(server, trace, len(trace), events)
         instance.feed(trace)
-        _run(instance, trace, progress, longest)
+        gaps = _run(instance, trace, progress, longest)
         instances, parts = [instance], [np.arange(len(trace))]
     else:
+        gaps = []
         instances, parts = chosen.run(
             [_instance(server, trace, len(trace), events) for _ in range(replicas)], trace
         )
     collected = Collected.of(instances, parts, trace)
     report = make_report(
         server, trace, collected, instances, replicas=replicas, dropped=dropped,
-        wall_s=time.perf_counter() - began, brief=brief and not sustained,
+        wall_s=time.perf_counter() - began, brief=brief and not sustained, gap_batches=gaps,
     )  # fmt: skip
     if not sustained:
         return report
@@ -109,15 +111,30 @@ def _instance(server: Server, trace: Trace, capacity: int, events: int) -> Runni
     )  # fmt: skip
 
 
-def _run(instance: Running, trace: Trace, progress: Progress | None, longest: int) -> None:
+def _run(
+    instance: Running, trace: Trace, progress: Progress | None, longest: int
+) -> list[Array]:  # fmt: skip
+    """Run everything; histograms of gaps between tokens by batch of consecutive arrivals.
+
+    No batches where there are too few arrivals, or where they are not known beforehand.
+    """
     known = trace.arrival_s[np.isfinite(trace.arrival_s)]
+    every = len(known) // BATCHES if len(known) >= 10 * BATCHES else 0
+    cuts = set(range(every, every * BATCHES, every)) if every else set()
+    shown = set()
     if progress is not None and len(known) > SLICES:
-        for horizon in known[:: max(1, len(known) // SLICES)]:
-            instance.advance(float(horizon), longest)
+        shown = set(range(0, len(known), max(1, len(known) // SLICES)))
+    seen = [np.zeros_like(instance.state.histogram)]
+    for i in sorted(cuts | shown):
+        instance.advance(float(known[i]), longest)
+        if i in cuts:
+            seen.append(instance.state.histogram.copy())
+        if progress is not None:
             progress(instance.finished / len(trace))
     instance.advance(np.inf, longest)
     if progress is not None:
         progress(1.0)
+    return list(np.diff([*seen, instance.state.histogram], axis=0)) if cuts else []
 
 
 def simulate_stream(
