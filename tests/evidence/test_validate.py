@@ -217,3 +217,19 @@ def test_a_value_that_is_none_is_not_compared(value):
     }  # fmt: skip
     assert "is not a positive number" in serving_case(2, row).reason
     assert "is not a whole number" in serving_case(2, row | {"value": "9", "tp": "two"}).reason
+
+
+def test_training_rows_have_the_keys_of_serving_rows(tmp_path, capsys):
+    """One schema for both: the same keys in the summary and in the rows."""
+    found = []
+    for name in ("training/measurements.csv", "serving/measurements.csv"):
+        lines = data(name).read_text().splitlines()[:4]
+        path = tmp_path / name.replace("/", "-")
+        path.write_text("\n".join(lines) + "\n")
+        main(["validate", str(path), "--json"])
+        found.append(json.loads(capsys.readouterr().out))
+    training, serving = found
+    assert set(training) == set(serving) == {"summary", "rows"}
+    for part in ("summary", "rows"):
+        assert {frozenset(r) for r in training[part]} == {frozenset(r) for r in serving[part]}
+    assert any(r["predicted"] for r in training["rows"])

@@ -106,6 +106,14 @@ def test_monitoring_gives_time_back():
     assert goodput[0] == min(goodput)
 
 
+def test_planned_paths_give_a_step_the_whole_network():
+    few = run("c4", on="2048xdgx-h100", flows=16.0, paths=16.0, batch=1.0).records[0]
+    assert 0.25 < few["slowest_flow_share"] < 0.45
+    assert few["step_hashed_s"] > few["step_planned_s"]
+    one = run("c4", on="2048xdgx-h100", paths=1.0).records[0]
+    assert one["step_hashed_s"] == pytest.approx(one["step_planned_s"])
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0.1, 10), min_size=6, max_size=6))
 def test_chosen_swap_is_the_minimum(x):

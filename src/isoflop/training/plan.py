@@ -391,7 +391,6 @@ def parse_training_plan(text: str) -> TrainingPlan:
             raise InvalidPlan(
                 f"'{part}' in the plan '{text}' is not understood. Write degrees such as "
                 f"{', '.join(f'{k}2' for k in _KEYS)}, layers=8/8/7/7, balanced, sp, one of "
-                f" "
                 f"{', '.join(RECOMPUTE)} and one of {', '.join(SCHEDULES)}."
             )
     if values.get("virtual", 1) != 1 and "schedule" not in values:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
+from attrs import evolve
+
+from ..collisions import slowest_share
 from ..failures import Failures, daly_s, goodput
 from ..goodput import FAILURES_PER_DEVICE_HOUR
 from ..method import MethodReport, Setting, TrainingMethod
+from ..plan import TrainingPlan
 
 
 @final
@@ -16,6 +20,8 @@ class C4(TrainingMethod):
     Lost per fault: until it is noticed, until the node is found and replaced, until training runs
     again, and the work since the last checkpoint. Without monitoring a hung collective is noticed
     by the library's timeout and the node is found by hand; with it both take seconds to minutes.
+    Besides, flows that switches hash onto the same path share it, and a collective waits for the
+    slowest: planned paths give data-parallel steps the whole rate of the network.
 
     References
     ----------
@@ -32,6 +38,9 @@ class C4(TrainingMethod):
         "detect": (30.0, "seconds until monitoring notices"),
         "isolate": (300.0, "seconds until the node is replaced automatically"),
         "restart": (300.0, "seconds from new nodes to the first step"),
+        "flows": (16.0, "long flows that leave one switch at once"),
+        "paths": (16.0, "paths of equal rate they may take"),
+        "batch": (4.0, "sequences per device and step"),
     }
 
     def run(self, setting: Setting, settings: dict[str, float]) -> MethodReport:
@@ -56,14 +65,33 @@ class C4(TrainingMethod):
                 "faults_per_day": per_s * 86400.0,
             })  # fmt: skip
         first, last = records[0], records[-1]
+        share = slowest_share(round(s["flows"]), round(s["paths"]))
+        sequences = max(round(s["batch"]), 1)
+        planned, hashed = (_step_s(setting, sequences, x) for x in (1.0, share))
+        for r in records:
+            r |= {"slowest_flow_share": share, "step_planned_s": planned, "step_hashed_s": hashed}
         return MethodReport(
             title=f"{setting.count} devices, {last['faults_per_day']:.2g} faults a day",
             columns=("way", "down_s", "checkpoint_every_s", "lost_share", "goodput"),
             records=records,
             conclusion=f"Monitoring with automatic isolation loses {last['lost_share']:.1%} of the "
             f"time to faults instead of {first['lost_share']:.1%}, and the run is "
-            f"{last['goodput'] / first['goodput']:.2f} times as fast.",
+            f"{last['goodput'] / first['goodput']:.2f} times as fast. Of {s['flows']:.0f} flows "
+            f"hashed onto {s['paths']:.0f} paths the slowest keeps {share:.0%} of its rate on "
+            f"average; planned paths take a data-parallel step of {sequences} sequences per "
+            f"device from {hashed:.3g} to {planned:.3g} s ({hashed / planned - 1.0:.1%} faster).",
         )  # fmt: skip
+
+
+def _step_s(setting: Setting, sequences: int, share: float) -> float:
+    """Seconds of a data-parallel step whose network between nodes keeps a share of its rate."""
+    cluster = setting.cluster
+    if cluster is not None and len(cluster.tiers) > 1:
+        outer = cluster.tiers[-1]
+        slow = evolve(outer, link_bytes_per_s=share * outer.link_bytes_per_s)
+        setting = evolve(setting, cluster=evolve(cluster, tiers=(*cluster.tiers[:-1], slow)))
+    plan = TrainingPlan(data=setting.count, zero=1 if setting.count > 1 else 0)
+    return float(setting.step(plan, sequences * setting.count).seconds[0])
 
 
 METHOD = C4()
