@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from scipy import optimize, stats
 
 from isoflop.errors import InvalidInput
-from isoflop.numerics import recipes, stability, training
+from isoflop.numerics import load_format, recipes, round_to, stability, training
 from isoflop.numerics.tiny_transformer import VOCAB, train
 
 
@@ -44,6 +45,32 @@ def test_quartet_is_its_published_steps():
     assert not x_mask.all()  # something was clipped, so the masks matter
     with pytest.raises(InvalidInput, match="does not divide"):
         recipes.Quartet().forward(x[:, :31], w[:, :31])
+
+
+def test_the_forward_range_is_the_least_squares_one_of_the_grid():
+    # Squared error of N(0, 1) on the grid of E2M1 scaled to reach c, in closed form per interval.
+    grid = np.unique(np.abs(load_format("fp4-e2m1").values))
+
+    def error(c):
+        values = grid * c / 6
+        edges = np.concatenate([[0.0], (values[1:] + values[:-1]) / 2, [40.0]])
+        density, share = stats.norm.pdf(edges), np.diff(stats.norm.cdf(edges))
+        first = -np.diff(density)
+        second = share - np.diff(edges * density)
+        return float((second - 2 * values * first + values**2 * share).sum())
+
+    best = optimize.minimize_scalar(error, bounds=(2, 4), method="bounded", options={"xatol": 1e-9})
+    assert best.x == pytest.approx(training.QUEST_GAUSSIAN_RANGE, rel=1e-5)
+
+
+def test_rounding_to_nearest_shrinks_by_the_published_factor():
+    # Quartet's code multiplies nearest-rounded groups of 32 by 1.009276 to undo their shrinkage.
+    x = np.random.default_rng(3).standard_normal((100_000, 32)).astype(np.float32)
+    scale = 2.0 ** (np.floor(np.log2(np.abs(x).max(1, keepdims=True))) - 2)
+    scale = (scale / training.BACKWARD_HEADROOM).astype(np.float32)
+    rounded = round_to(x / scale, "fp4-e2m1", overflow="saturate") * scale
+    factor = float((x * x).sum(dtype=np.float64) / (x * rounded).sum(dtype=np.float64))
+    assert factor - 1 == pytest.approx(0.009276, rel=0.05)
 
 
 def test_noise_ratio_falls_with_the_mean_gradient():
