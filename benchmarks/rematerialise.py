@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.errors import DoesNotFit
+from isoflop.errors import DoesNotFit, MissingExtra
 from isoflop.training.moccasin import Graph, keep_everything, replay, solve
 from isoflop.training.neighbourhood import search
 
@@ -140,4 +140,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MissingExtra as error:
+        sys.exit(f"rematerialise: {error}")

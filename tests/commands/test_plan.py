@@ -173,3 +173,15 @@ def test_offload_makes_room():
     away = describe_plan(job, Recipe(offload="cpu"), device, 1, plan)
     assert sum(away.memory.values()) < 0.6 * sum(here.memory.values())
     assert away.step_s > here.step_s
+
+
+def test_gradients_held_in_16_bits_take_half_and_megatron_is_told(capsys):
+    plan = "--plan", "zero1,mb1,sp,tp2"
+    wide = json.loads(run(capsys, "llama-3.1-8b", "--on", "64xdgx-h100", *plan, "--json"))
+    half = json.loads(run(capsys, "llama-3.1-8b", "--on", "64xdgx-h100", *plan, "--json",
+                          "--held-gradients", "bf16"))  # fmt: skip
+    sizes = [r["memory_parts_bytes"]["gradients"] for r in (wide, half)]
+    assert sizes[1] == pytest.approx(sizes[0] / 2)
+    text = run(capsys, "llama-3.1-8b", "--on", "64xdgx-h100", *plan, "--held-gradients", "bf16",
+               "--emit", "megatron")  # fmt: skip
+    assert "--grad-reduce-in-bf16" in text

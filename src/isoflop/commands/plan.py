@@ -39,6 +39,7 @@ def plan(
     recompute_modules: str = "",
     narrow_activations: Annotated[bool, Parameter(negative=())] = False,
     gradients: str = "",
+    held_gradients: Literal["fp32", "bf16"] = "fp32",
     context: Literal["ring", "all-gather", "ulysses"] = "ring",
     placement: Literal["data-inside", "pipeline-inside"] = "data-inside",
     imbalance: float = 1.0,
@@ -90,6 +91,8 @@ def plan(
     gradients
         How gradients travel between data ranks: fp32 (default), bf16, 8bit, 1bit, or powersgd4 for
         factors of rank 4.
+    held_gradients
+        How gradients are added up and, unless --gradients says otherwise, travel.
     context
         How context ranks exchange keys and values: ring, all-gather, or ulysses (heads for tokens).
     placement
@@ -113,6 +116,7 @@ def plan(
 
     recipe = Recipe(
         format=_format(weights), optimizer=optimizer, offload=offload, exchange=gradients,
+        gradient_bytes=4.0 if held_gradients == "fp32" else 2.0,
         context=context, placement=placement, imbalance=imbalance, master_bytes=MASTER[master],
         adapters=adapters, offload_activations=offload_activations,
         narrow_activations=narrow_activations, recompute_modules=_modules(recompute_modules),

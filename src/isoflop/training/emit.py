@@ -127,7 +127,8 @@ def _megatron_recipe(recipe: Recipe) -> list[str]:
     if recipe.optimizer == "adam16":
         args.append("--use-precision-aware-optimizer --exp-avg-dtype bf16 --exp-avg-sq-dtype bf16")
     args += ["--optimizer-cpu-offload"] if recipe.offload == "cpu" else []
-    args += ["--grad-reduce-in-bf16"] if recipe.exchange == "bf16" else []
+    narrow = recipe.exchange == "bf16" or (not recipe.exchange and recipe.gradient_bytes <= 2.0)
+    args += ["--grad-reduce-in-bf16"] if narrow else []
     return args
 
 
