@@ -74,3 +74,15 @@ def test_bad_input_is_a_sentence(capsys, tmp_path):
     capsys.readouterr()
     assert "other settings" in fails(capsys, "sweep", "llama-3.1-8b", "--on", "h100-sxm", "--rate",
                                      "1", "--out", out, "--requests", "41")  # fmt: skip
+
+
+def test_a_dask_cluster_gives_what_this_machine_gives(capsys, tmp_path):
+    distributed = pytest.importorskip("distributed", reason="the cluster extra is not installed")
+    arguments = [*BASE, "--rate", "2,20", "--max-sequences", "4,64", "--json"]
+    main([*arguments, "--out", str(tmp_path / "here.jsonl")])
+    here = json.loads(capsys.readouterr().out)
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False,
+                                  dashboard_address=None) as cluster:  # fmt: skip
+        address = cluster.scheduler_address
+        main([*arguments, "--cluster", address, "--out", str(tmp_path / "there.jsonl")])
+    assert json.loads(capsys.readouterr().out) == here
