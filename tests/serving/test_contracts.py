@@ -154,7 +154,9 @@ def test_split_pools_one_after_the_other_are_those_together():
                 getattr(apart.collected, name), getattr(together.collected, name), rtol=1e-9
             )
         # Runs of steps enter with their mean step, and are cut at other places.
-        assert together.summary["itl_s"] == pytest.approx(apart.summary["itl_s"], rel=0.007)
+        for name in ("p50", "p90", "p95", "p99", "mean"):
+            one, other = apart.summary["itl_s"][name], together.summary["itl_s"][name]
+            assert other == pytest.approx(one, rel=0.007)
         # The cache of every request is waited for once, on the way between the pools.
         gaps = sum(i.state.histogram.sum() for i in apart.instances)
         assert gaps == demand.output_tokens.sum() - (demand.output_tokens == 1).sum()
