@@ -77,7 +77,9 @@ def test_bad_input_is_a_sentence(capsys, arguments, words):
     [
         ("megatron", ["--tensor-model-parallel-size 4", "--sequence-parallel",
                       "--use-distributed-optimizer", "--recompute-granularity full"]),
-        ("torchtitan", ["tensor_parallel_degree = 4", "pipeline_parallel_degree = 2"]),
+        ("torchtitan", ["tensor_parallel_degree = 4", "pipeline_parallel_degree = 2",
+                        "local_batch_size = 128", "data_parallel_shard_degree = 8",
+                        'reshard_after_forward = "never"']),
         ("deepspeed", ['"stage": 1', '"train_batch_size": 1024']),
     ],
 )  # fmt: skip
@@ -86,6 +88,15 @@ def test_settings(capsys, framework, words):
               "tp4,pp2,sp,mb1,zero1,full", "--emit", framework)  # fmt: skip
     for word in words:
         assert word in out
+
+
+def test_torchtitan_accumulates_micro_batches_without_a_pipeline(capsys):
+    out = run(capsys, "llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "mb2,zero3", "--emit",
+              "torchtitan")  # fmt: skip
+    assert "local_batch_size = 2\nseq_len" in out.replace("global_batch_size = 1024\n", "")
+    assert "global_batch_size = 1024" in out
+    assert 'reshard_after_forward = "always"' in out
+    assert "data_parallel_shard_degree = 64" in out
 
 
 def test_a_named_plan_says_what_would_help_it(capsys):

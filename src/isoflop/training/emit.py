@@ -147,20 +147,29 @@ def _megatron_stages(job: TrainingJob, plan: TrainingPlan) -> list[str]:
 
 
 def _torchtitan(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
-    """A torchtitan job file."""
+    """A torchtitan job file.
+
+    Its FSDP shards weights, gradients and state together; ZeRO 1 and 2 are nearest where weights
+    stay gathered after the forward pass. Without a pipeline the local batch is a micro-batch, and
+    the global batch says how many are accumulated.
+    """
     names = {"1f1b": "1F1B", "interleaved": "Interleaved1F1B", "gpipe": "GPipe",
              "zero-bubble": "ZBVZeroBubble", "dualpipe": "DualPipeV"}  # fmt: skip
-    sharded = plan.zero == 3
+    sharded = plan.zero > 0
+    kept = "always" if plan.zero == 3 else "never"
+    local = plan.micro_batch if plan.pipeline == 1 else job.global_batch // plan.data
     shard = plan.shard or plan.data * plan.context
     shard = max(1, shard // plan.context) if sharded else 1
     mode = {"none": "none", "full": "full"}.get(plan.recompute, "selective")
     lines = [
         "[training]",
-        f"local_batch_size = {job.global_batch // plan.data}",
+        f"local_batch_size = {local}",
+        f"global_batch_size = {job.global_batch}",
         f"seq_len = {job.sequence_tokens}",
         "", "[parallelism]",
         f"data_parallel_replicate_degree = {plan.data // shard}",
         f"data_parallel_shard_degree = {shard}",
+        *([f'fsdp_reshard_after_forward = "{kept}"'] if sharded else []),
         f"tensor_parallel_degree = {plan.tensor}",
         f"context_parallel_degree = {plan.context}",
         f"pipeline_parallel_degree = {plan.pipeline}",
