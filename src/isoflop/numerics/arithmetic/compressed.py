@@ -23,7 +23,7 @@ from ...errors import InvalidInput
 from .._host import code_dtype
 from ..formats import BlockFormat, load
 
-TILE_BYTES = 1 << 18
+TILE_BYTES = 1 << 21
 """Memory of the expanded tile; at least one row of weights is expanded at a time."""
 
 FEW_ROWS = 8
