@@ -133,6 +133,21 @@ def test_prefill_is_quadratic_in_long_prompts():
     assert 3.5 < t[1] / t[0] < 4.5
 
 
+def test_prompts_whose_operands_fit_the_cache_skip_memory():
+    l40s = DeviceShape.of(load_accelerator("l40s"))
+    p = load_kernels("ada")[0].prefill
+
+    def ratio(batch):
+        with_, without = (
+            prefill_time_s(q, l40s, batch=batch, queries=64.0, prior=0.0, heads=32, kv_heads=8,
+                           head_dim=128) for q in (p, evolve(p, residency=0.0))
+        )  # fmt: skip
+        return float(with_ / without)
+
+    assert ratio(32) < 0.9  # 42 MB of 96
+    assert ratio(512) == pytest.approx(1.0, abs=0.01)
+
+
 def test_popularity_sums_to_the_experts_each_token_visits():
     q = popularity(64, 6.0, 0.7)
     assert q.sum() == pytest.approx(6.0)

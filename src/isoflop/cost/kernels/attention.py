@@ -25,6 +25,8 @@ from .shape import DeviceShape
 
 LAUNCH_S = 4e-6
 """Part of an empty call that does not shorten with the clock: the launch from a captured graph."""
+LARGEST_SHARE = 0.9
+"""Share of peak memory bandwidth of a prompt's largest transfers."""
 WIDEST_GAIN = 1.15
 """Most that wider heads gain over width 128."""
 THROTTLE_FROM_S = 1e-4
@@ -59,6 +61,10 @@ class PrefillParameters:
         Clocks of prologue and epilogue per wave of tiles.
     window_slack : float
         Key blocks computed beyond a sliding window's band.
+    residency, sharpness : float
+        Share of the last-level cache at which half of the queries, keys, values and outputs are
+        found there, where the products around left them, and the exponent of the fall around it;
+        0: they come from memory.
     """
 
     library: str
@@ -72,6 +78,8 @@ class PrefillParameters:
     tail: float
     tile: float = 0.0
     window_slack: float = 0.0
+    residency: float = 0.0
+    sharpness: float = 6.0
 
 
 @frozen(kw_only=True)
@@ -200,8 +208,13 @@ def prefill_time_s(
     math = math + np.ceil(waves) * p.tile / device.clock_hz
     cached = np.where(w > 0, np.minimum(c, w) + q, c + q)
     moved = b * (2.0 * q * h * width + cached * kv * width * kv_bytes_per_value)
-    speed = min(p.stream * device.units * device.clock_hz, 0.9 * device.bandwidth_bytes_per_s)
-    time = (math**p.join + (moved / speed) ** p.join) ** (1.0 / p.join)
+    near = p.stream * device.units * device.clock_hz
+    far = min(near, LARGEST_SHARE * device.bandwidth_bytes_per_s)
+    hit = np.zeros(b.shape)
+    if p.residency > 0 and device.cache_bytes > 0:
+        hit = 1.0 / (1.0 + (moved / (p.residency * device.cache_bytes)) ** p.sharpness)
+    memory = moved * ((1.0 - hit) / far + hit / near)
+    time = (math**p.join + memory**p.join) ** (1.0 / p.join)
     decades = np.clip(np.log10(np.maximum(ideal, 1e-30) / THROTTLE_FROM_S), 0.0, 2.0)
     time = time * (1.0 + p.throttle * decades) + LAUNCH_S + p.fixed / device.clock_hz
     return np.where((b > 0) & (q > 0), time, 0.0)
