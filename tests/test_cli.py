@@ -54,6 +54,20 @@ def test_help_of_a_command_imports_nothing_heavy(command):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("explain", "llama-3.1-8b", "--on", "h100-sxm"),
+        ("simulate", "llama-3.1-8b", "--on", "h100-sxm", "--requests", "20", "--rate", "1"),
+        ("advise", "llama-3.1-8b", "--on", "2xh100-sxm", "--traffic", "demo", "--rate", "1"),
+    ],
+)
+def test_small_questions_import_nothing_that_compiles_or_plots(arguments):
+    _, modules = imported(*arguments)
+    unwanted = (HEAVY - {"numpy"}) | {"numpy.ma", "isoflop.plots.chart", "isoflop.serving._borrow"}
+    assert not modules & unwanted
+
+
 def test_help_wraps_the_paragraphs_of_docstrings(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     main(["explain", "--help"])

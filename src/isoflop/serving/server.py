@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -182,16 +182,10 @@ class Server:
     @cached_property
     def times(self) -> StepTimes:
         """Tabulated step times."""
-        spec = self.speculation
         chunk = self.max_tokens
         if not self.scheduler.chunked:
             chunk = max(chunk, min(self.longest, 32768))
-        draft = spec.draft_s(self.max_sequences, self.longest) if spec else 0.0
-        built = StepTimes.build(
-            self.step, max_sequences=self.max_sequences, max_tokens=chunk,
-            max_context=self.longest, tokens_per_step=spec.tokens_per_step if spec else 1.0,
-            verified_tokens=self.verified, draft_s=draft,
-        )  # fmt: skip
+        built = _tabulated(self.step, self.max_sequences, chunk, self.longest, self.speculation)
         if self.share > 1:
             from .sharing import shared
 
@@ -237,3 +231,16 @@ class Server:
                 f"configuration holds {max(held, 0):,} in all. Use more or larger devices, a "
                 "narrower cache format (--kv fp8), or leave such requests out (--drop-long)."
             )
+
+
+@lru_cache(maxsize=8)
+def _tabulated(
+    step: StepModel, sequences: int, chunk: int, longest: int, spec: Speculation | None
+) -> StepTimes:
+    """Tables of one step model; a search asks for the same ones of a plan and of its split."""
+    return StepTimes.build(
+        step, max_sequences=sequences, max_tokens=chunk, max_context=longest,
+        tokens_per_step=spec.tokens_per_step if spec else 1.0,
+        verified_tokens=spec.verified if spec else 1,
+        draft_s=spec.draft_s(sequences, longest) if spec else 0.0,
+    )  # fmt: skip
