@@ -65,7 +65,7 @@ def test_help_of_a_command_imports_nothing_heavy(command):
 def test_small_questions_import_nothing_that_compiles_or_plots(arguments):
     _, modules = imported(*arguments)
     unwanted = (HEAVY - {"numpy"}) | {"numpy.ma", "isoflop.plots.chart", "isoflop.serving._borrow"}
-    assert not modules & unwanted
+    assert modules & unwanted == set()
 
 
 def test_help_wraps_the_paragraphs_of_docstrings(capsys, monkeypatch):

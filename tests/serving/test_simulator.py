@@ -16,6 +16,7 @@ from isoflop.plans import Plan
 from isoflop.serving.loop.records import HOST_HITS, N_IDLE, PREEMPTIONS, USED
 from isoflop.serving.policy import policy_names
 from isoflop.serving.reference import Reference
+from isoflop.serving.report import PERCENTILES, percentiles
 from isoflop.serving.server import Server
 from isoflop.serving.simulate import simulate
 from isoflop.serving.steptimes import StepTimes
@@ -181,3 +182,10 @@ def test_shortest_first_lowers_the_mean():
     mean = {p: simulate(server(policy=p), trace).summary["e2e_s"]["mean"]
             for p in ("vllm", "shortest-predicted")}  # fmt: skip
     assert mean["shortest-predicted"] < 0.85 * mean["vllm"]
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=60), st.integers(1, 4))
+def test_percentiles_are_those_of_numpy(values, rows):
+    v = np.array([values] * rows)
+    assert np.array_equal(percentiles(v), np.percentile(v, PERCENTILES, axis=-1))
+    assert np.array_equal(percentiles(v[0]), np.percentile(v[0], PERCENTILES))

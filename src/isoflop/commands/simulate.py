@@ -128,7 +128,6 @@ def simulate(
     plot
         Write a chart: .svg, .png or .html.
     """
-    from ..plots.chart import writable
     from ..serving.report import carbon
     from ..serving.server import Server
     from ..serving.slo import parse_slo
@@ -137,6 +136,8 @@ def simulate(
 
     promised = parse_slo(slo) if slo else []
     if plot is not None:
+        from ..plots.chart import writable
+
         writable(plot)
 
     def make(devices: str) -> Server:

@@ -151,17 +151,32 @@ class Collected:
         return sample_summary(getattr(self, name))
 
 
+def percentiles(values: Array) -> Array:
+    """`PERCENTILES` along the last axis, which becomes the first; linear between two values.
+
+    As `np.percentile` has them, to the last bit, without the masked arrays that it imports: a
+    tenth of the time of a small simulation.
+    """
+    at = np.array(PERCENTILES) / 100.0 * (values.shape[-1] - 1)
+    low = np.floor(at).astype(int)
+    share = at - low
+    ordered = np.sort(values, axis=-1)
+    a, b = ordered[..., low], ordered[..., np.minimum(low + 1, values.shape[-1] - 1)]
+    found = np.where(share < 0.5, a + (b - a) * share, b - (b - a) * (1.0 - share))
+    return np.moveaxis(found, -1, 0)
+
+
 def sample_summary(values: Array) -> dict[str, Any]:
     """Percentiles and mean of a sample in order of arrival, with batch-means intervals."""
     v = values[np.isfinite(values)]
     if not len(v):
         return {**dict.fromkeys(NAMES), "mean": None, "ci90": {}}
-    out: dict[str, Any] = dict(zip(NAMES, (float(x) for x in np.percentile(v, PERCENTILES))))
+    out: dict[str, Any] = dict(zip(NAMES, map(float, percentiles(v))))
     out["mean"] = float(v.mean())
     out["ci90"] = {}
     if len(v) >= 10 * BATCHES:
         parts = v[: len(v) // BATCHES * BATCHES].reshape(BATCHES, -1)
-        table = np.vstack([np.percentile(parts, PERCENTILES, axis=1), parts.mean(axis=1)]).T
+        table = np.vstack([percentiles(parts), parts.mean(axis=1)]).T
         out["ci90"] = _intervals(out, table)
     return out
 
