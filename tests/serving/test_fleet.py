@@ -97,7 +97,9 @@ def test_wrong_outages_are_explained():
 
 
 def loop(kind="clients", seed=0):
-    lengths = {"prompt": g.Lengths(median=300, p90=600), "output": g.Lengths(median=60, p90=120)}
+    # Four turns of the longest fit the model.
+    lengths = {"prompt": g.Lengths(median=300, p90=600, most=1500),
+               "output": g.Lengths(median=60, p90=120, most=400)}  # fmt: skip
     if kind == "clients":
         return g.closed_loop(clients=12, requests=120, think_s=0.05, seed=seed, **lengths)
     return g.sessions(sessions=30, sessions_per_s=6, turns=4, think_s=0.3, seed=seed, **lengths)
