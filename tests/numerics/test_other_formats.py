@@ -18,6 +18,7 @@ from isoflop.numerics import (
     round_to,
     unpack,
 )  # fmt: skip
+from isoflop.numerics.conformance import microxcaling as microxcaling_peer
 from isoflop.numerics.formats import BlockFormat, CodebookFormat, PositFormat, names
 from isoflop.numerics.formats.named import NF4_VALUES
 
@@ -315,22 +316,17 @@ def microxcaling(x, bits, exponent_bits, emax, largest):
      ("mxint8", (8, 0, 0, 127 / 64))],
 )  # fmt: skip
 def test_microxcaling_preset_follows_its_published_steps(name, parameters):
-    rng = np.random.default_rng(4)
-    x = rng.standard_normal((512, 32)) * 2.0 ** rng.integers(-30, 30, (512, 1))
-    x[::3] = np.rint(x[::3] * 8 / np.abs(x[::3]).max(-1, keepdims=True)) / 4  # many ties
-    x[5::7, 0] = 2.0 ** rng.integers(1, 30, x[5::7, 0].shape) * (1 - 2.0**-24)
-    x[1] = 0
-    x = x.astype(np.float32)
+    x = microxcaling_peer.values(4, 512)
     expected = microxcaling(x, *parameters).reshape(x.shape)
     assert np.array_equal(round_to(x, name, like="microxcaling"), expected)
     assert not np.array_equal(round_to(x, name), expected)
-    mx = pytest.importorskip("mx.mx_ops", reason="microxcaling is on no package index")
-    torch = pytest.importorskip("torch")
-    element = name.removeprefix("mx").replace("-", "_").replace("fp4", "fp4_e2m1")
-    theirs = mx._quantize_mx(
-        torch.from_numpy(x), 8, mx.ElemFormat.from_str(element), axes=[-1], block_size=32
-    )
-    assert np.array_equal(theirs.numpy(), expected)
+
+
+def test_microxcaling_as_a_peer():
+    pytest.importorskip("mx.mx_ops", reason="microxcaling is on no package index")
+    (found,) = microxcaling_peer.check()
+    assert found["compared"] == 6 * 4096 * 32
+    assert found["different"] == 0
 
 
 def test_microxcaling_preset_keeps_what_is_not_finite():

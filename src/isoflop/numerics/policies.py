@@ -138,8 +138,8 @@ PRESETS: dict[str, RoundingPolicy] = {
     ),
     # microxcaling 1.1 inside MX, its default rounding: adds half before truncating (ties away from
     # zero), clamps finite results, keeps infinity and NaN, integers are sign and magnitude, the
-    # shared exponent is the floor of a float32 log2, halves are added in float32. By its published
-    # source; no package index carries it, so the test compares with those steps written out.
+    # shared exponent is the floor of a float32 log2, halves are added in float32. Compared with its
+    # source, which no package index carries, by `conformance/microxcaling.py`.
     "microxcaling": RoundingPolicy(
         rounding="nearest_away", overflow="saturate_finite", nan="propagate", keep_infinity=True,
         float32_steps=True, symmetric_integers=True,
