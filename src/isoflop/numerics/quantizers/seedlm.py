@@ -72,41 +72,57 @@ def _search_body(block: int, rank: int):
     """The search, compiled for one block shape where numba is present."""
 
     def search(w, q, r, inverse, low, high, best_error, best_seed, best_e, best_q):
-        seeds = q.shape[2]
+        seeds, blocks = q.shape[2], w.shape[0]
         residual = np.empty(TILE, np.float32)
-        a = np.empty((rank, TILE), np.float32)
+        tile = np.empty((rank, block, TILE), np.float32)
+        x = np.zeros(block, np.float32)
+        a = np.empty(TILE, np.float32)
+        projected = np.empty(rank, np.float32)
         t = np.empty(rank, np.float32)
         trial = np.empty(rank, np.float32)
+        steps = np.empty(high - low + 1, np.float32)
+        for e in range(low, high + 1):
+            steps[e - low] = np.float32(2.0**e)
         for first in range(0, seeds, TILE):
             n = min(TILE, seeds - first)
-            for b in range(w.shape[0]):
+            # A copy indexed by the loop alone: an index that could be negative is not vectorised.
+            for p in range(rank):
+                for c in range(block):
+                    for s in range(n):
+                        tile[p, c, s] = q[p, c, first + s]
+            for b in range(blocks):
                 power = np.float32(0)
                 for c in range(block):
-                    power += w[b, c] * w[b, c]
+                    x[c] = w[b, c]
+                    power += x[c] * x[c]
                 for s in range(n):
                     residual[s] = power
                 for p in range(rank):
                     for s in range(n):
-                        a[p, s] = np.float32(0)
+                        a[s] = np.float32(0)
                     for c in range(block):
-                        x = w[b, c]
                         for s in range(n):
-                            a[p, s] += q[p, c, first + s] * x
+                            a[s] += tile[p, c, s] * x[c]
                     for s in range(n):
-                        residual[s] -= a[p, s] * a[p, s]
+                        residual[s] -= a[s] * a[s]
                 for s in range(n):
                     if residual[s] >= best_error[b]:
                         continue
                     largest = np.float32(0)
                     for i in range(rank):
+                        projected[i] = np.float32(0)
+                        for c in range(block):
+                            projected[i] += tile[i, c, s] * x[c]
+                    for i in range(rank):
                         value = np.float32(0)
                         for j in range(i, rank):
-                            value += inverse[i, j, first + s] * a[j, s]
+                            value += inverse[i, j, first + s] * projected[j]
                         t[i] = value
                         largest = max(largest, abs(value))
-                    e = np.int64(np.ceil(np.log2(max(largest, np.float32(1e-30)) / 7.5)))
-                    e = min(max(e, low), high)
-                    step = np.float32(2.0**e)
+                    at = 0
+                    while at < high - low and largest > np.float32(7.5) * steps[at]:
+                        at += 1
+                    step = steps[at]
                     for i in range(rank):
                         trial[i] = min(max(np.rint(t[i] / step), -8.0), 7.0)
                     error = max(residual[s], np.float32(0))
@@ -118,7 +134,7 @@ def _search_body(block: int, rank: int):
                     if error < best_error[b]:
                         best_error[b] = error
                         best_seed[b] = first + s + 1
-                        best_e[b] = e
+                        best_e[b] = low + at
                         for i in range(rank):
                             best_q[b, i] = np.int8(trial[i])
 
