@@ -98,9 +98,11 @@ def prefill(data: Path, family: dict, library: str) -> Problem:
     else:
         hold(10, 1e-9)  # 50 MB of cache: the fit finds nothing there
     columns = attention(data, family, "context")
-    for place, name in ((2, "head_dim"), (9, "window_size")):
+    # Tables of one width, or without windows, do not say. Of the A100's width its training runs do:
+    # 206 rows of sources fitted on, heads of 64 among them, are 5.3% off at 0.1 and 5.5% at 0.3.
+    for place, name, value in ((2, "head_dim", 0.1), (9, "window_size", start[9])):
         if all(len(np.unique(c[name])) == 1 for c in columns.values()):
-            hold(place, start[place])  # tables of one width, or without windows, do not say
+            hold(place, value)
     return Problem(columns, predict, build, start, low, high, ATTENTION_KEYS)
 
 
