@@ -14,7 +14,7 @@ from _tables import TABLES, Columns, Problem, read
 from isoflop.cost.kernels import DeviceShape
 from isoflop.cost.kernels.moe import MoeParameters, moe_time_s
 from isoflop.cost.kernels.routing import Routing
-from isoflop.evidence.routing import TILE_ROWS, benchmark_routing, deals_in_turn, is_gated
+from isoflop.evidence.routing import TILE_ROWS, benchmark_routing, deals_in_turn, gated_rows
 from isoflop.hardware import load_accelerator
 
 RATES = {"bf16": "bf16", "fp8": "fp8", "fp8-block": "fp8", "int4": "bf16", "mxfp4": "bf16"}
@@ -97,9 +97,7 @@ def rule(family: str, kind: str) -> dict[str, Any]:
 def _routed(c: Columns, version: str) -> Columns:
     """The columns with what the benchmark routes and runs, which does not change with the fit."""
     in_turn = deals_in_turn(version)
-    shapes = zip(*(c[k] for k in ("hidden_size", "inter_size", "topk", "num_experts")), strict=True)
     work = benchmark_routing(c["num_tokens"], c["num_experts"], c["topk"], c["moe_ep_size"],
                              c["distribution"], in_turn)  # fmt: skip
     tiles = {f"tiles{rows}": work.tiles(rows) for rows in TILE_ROWS}
-    gated = np.array([is_gated(*map(int, s), in_turn) for s in shapes])
-    return c | {"gated": gated, "local": work.local, "load": work.load} | tiles
+    return c | {"gated": gated_rows(c, in_turn), "local": work.local, "load": work.load} | tiles

@@ -356,10 +356,8 @@ def load_asked(name: str) -> ModelSpec:
 
 def _said(asked: str) -> list[str]:
     """Words of a name without those that a checkpoint adds to its architecture."""
-    own = asked.lower().replace(" ", "-")
-    while found := ADDED.search(own):
-        own = own[: found.start()]
-    return own.removeprefix("meta-").split("-")
+    *_, (own, _) = _architectures(asked)
+    return own.split("-")
 
 
 def _letters(text: str) -> str:

@@ -59,6 +59,14 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
         raise InvalidInput(f"'{target}' cannot be written: {error.strerror}.") from None
 
 
+def check_chart(path: Path | None) -> None:
+    """Refuse a chart that could not be written, before the work that it would show."""
+    if path is not None:
+        from ..plots.chart import writable
+
+        writable(path)
+
+
 def write_chart(chart: Any, path: Path, *, quiet: bool = False) -> None:
     """Write a chart as .svg, .png or .html, and say so where the screen holds no JSON."""
     from ..plots.chart import save

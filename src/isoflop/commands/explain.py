@@ -82,6 +82,7 @@ def explain(
     from ..advice.explain import Question
     from ..advice.explain import explain as answer
     from ..errors import InvalidInput
+    from ._output import check_chart
 
     if not 0.0 <= overlap <= 1.0:
         raise InvalidInput(f"--overlap is {overlap}; it is a share, from 0 to 1.")
@@ -89,10 +90,7 @@ def explain(
     chosen = _default_batch(step, context) if batch is None else batch
     question = Question(phase=phase, batch=chosen, context=context, prior=prior,
                         sustained=clocks == "sustained")  # fmt: skip
-    if plot is not None:
-        from ..plots.chart import writable
-
-        writable(plot)
+    check_chart(plot)
     extra = _more(step, question, sections)
     result = answer(step, question)
     if json:

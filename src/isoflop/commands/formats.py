@@ -94,12 +94,9 @@ def compare(*formats: str, distribution: str = "normal", seed: int = 0,
         Draw bits against error: .svg, .png or .html.
     """
     from ..numerics.comparison import compare_formats
-    from ._output import console, print_json, table
+    from ._output import check_chart, console, print_json, table
 
-    if plot is not None:
-        from ..plots.chart import writable
-
-        writable(plot)
+    check_chart(plot)
     rows = compare_formats(formats, distribution, seed)
     if plot is not None:
         from ..plots.chart import save

@@ -84,10 +84,9 @@ def quantize(
                 all_layers=all_layers, model=model, on=on, plot=plot, json=json,
             )  # fmt: skip
         return
-    if plot is not None:
-        from ..plots.chart import writable
+    from ._output import check_chart
 
-        writable(plot)
+    check_chart(plot)
     if bool(model) != bool(on):
         raise InvalidInput("What a format buys on hardware needs both --model and --on.")
     from ..numerics.checkpoint import EXCLUDE, Settings, check_shapes, files_of, write_index

@@ -132,13 +132,11 @@ def simulate(
     from ..serving.server import Server
     from ..serving.slo import parse_slo
     from ..units import parse
+    from ._output import check_chart
     from .explain import build_step
 
     promised = parse_slo(slo) if slo else []
-    if plot is not None:
-        from ..plots.chart import writable
-
-        writable(plot)
+    check_chart(plot)
 
     def make(devices: str) -> Server:
         return Server(

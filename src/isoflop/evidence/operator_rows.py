@@ -18,7 +18,7 @@ from ..cost.kernels.moe import moe_time_s
 from ..errors import InvalidInput, IsoflopError, MissingExtra
 from ..hardware import Accelerator, load_accelerator
 from .case import Case, Prediction
-from .routing import benchmark_routing, deals_in_turn, is_gated
+from .routing import benchmark_routing, deals_in_turn, gated_rows
 
 CLASSES = {
     "bfloat16": ("bf16", "bf16", 2.0),
@@ -214,8 +214,6 @@ def _moe(device: Accelerator, cal: KernelCalibration, rows: Columns) -> tuple[An
         if kind not in cal.moe or rate not in device.rates.dense_flop_per_s:
             return np.nan
         in_turn = deals_in_turn(str(version))
-        shapes = zip(*(r[c] for c in ("hidden_size", "inter_size", "topk", "num_experts")))
-        gated = [is_gated(int(h), int(i), int(k), int(e), in_turn) for h, i, k, e in shapes]
         return moe_time_s(
             cal.moe[kind],
             shape,
@@ -228,7 +226,7 @@ def _moe(device: Accelerator, cal: KernelCalibration, rows: Columns) -> tuple[An
             rate_flop_per_s=device.rates.dense_flop_per_s[rate],
             weight_bytes_per_value=width,
             activation_bytes_per_value=1.0 if "fp8" in kind else 2.0,
-            gated=np.array(gated),
+            gated=gated_rows(r, in_turn),
             routing=benchmark_routing(
                 r["num_tokens"],
                 r["num_experts"],

@@ -64,9 +64,8 @@ def predict_cases(
     return results
 
 
-def _either(one: Prediction, other: Prediction) -> Prediction:
+def _either(a: Prediction, b: Prediction) -> Prediction:
     """One prediction for a case that is of one run or the other."""
-    a, b = one, other
     if a.predicted is None or b.predicted is None:
         return a if a.predicted is None else evolve(b, case=a.case)
     ends = [x for x in (a.low, a.high, b.low, b.high) if x is not None]

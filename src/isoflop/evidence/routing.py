@@ -8,7 +8,7 @@ a few counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -28,6 +28,10 @@ UNGATED = {(2688, 1856, 6, 128), (2048, 5120, 22, 512), (1024, 2688, 22, 512)}
 rectifier in place of a gate (Nemotron 3); tables of releases before `SINCE` gate them too."""
 
 
+SHAPE = ("hidden_size", "inter_size", "topk", "num_experts")
+"""Columns of a table that say which experts were run."""
+
+
 def deals_in_turn(version: str) -> bool:
     """Whether tables of this vLLM release deal what rounding leaves to ranks in turn."""
     parts = version.split(".")[:2]
@@ -37,6 +41,12 @@ def deals_in_turn(version: str) -> bool:
 def is_gated(hidden: int, inner: int, per_token: int, experts: int, in_turn: bool) -> bool:
     """Whether the benchmark ran these experts with a gate."""
     return not in_turn or (hidden, inner, per_token, experts) not in UNGATED
+
+
+def gated_rows(columns: Mapping[str, Any], in_turn: bool) -> Any:
+    """`is_gated` of every row of a table of the benchmark, in an array of bool."""
+    shapes = zip(*(columns[c] for c in SHAPE), strict=True)
+    return np.array([is_gated(int(h), int(i), int(k), int(e), in_turn) for h, i, k, e in shapes])
 
 
 def benchmark_routing(

@@ -295,12 +295,11 @@ def _bridge_recipe(recipe: Recipe, row: dict[str, str]) -> Recipe:
     (FSDP) runs keep activations of some layers in host memory.
     """
     model = training_model(row)
-    latent = any(g.mixer.kind == "mla" for g in model.layers)
     routed = any(g.ffn.kind == "moe" for g in model.layers)
     return evolve(
         recipe, gradient_bytes=2.0, narrow_activations=True,
         optimizer="adam16" if routed else "adam",
-        recompute_modules=("mla_up_proj",) if latent else (),
+        recompute_modules=("mla_up_proj",) if _latent(model) else (),
         offload_activations=_whole(row, "zero_stage", 1) == 3,
     )  # fmt: skip
 
@@ -314,8 +313,11 @@ def _fused_exchange(row: dict[str, str]) -> bool:
     match = re.search(r"(\d\d\.\d\d)(\.\d+)?$", row["source"])
     if match is None:
         return False
-    latent = any(g.mixer.kind == "mla" for g in training_model(row).layers)
-    return latent or float(match.group(1)) >= FUSED_EXCHANGE_RELEASE
+    return _latent(training_model(row)) or float(match.group(1)) >= FUSED_EXCHANGE_RELEASE
+
+
+def _latent(model: ModelSpec) -> bool:
+    return any(g.mixer.kind == "mla" for g in model.layers)
 
 
 def _adapters(row: dict[str, str]) -> bool:

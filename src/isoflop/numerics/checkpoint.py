@@ -114,7 +114,7 @@ def quantize_layer(
         moments = calibration.of(info)
         result = quantizers.load(settings.method).quantize(weight, fmt, moments)
     except IsoflopError as error:
-        raise InvalidInput(f"In the tensor '{info.name}' of '{file.path}': {error}") from None
+        raise _in_tensor(file, info, error) from None
     peak, channels = outlier_map(weight)
     report = LayerReport(
         name=info.name, shape=info.shape, format=fmt.name, method=settings.method,
@@ -123,6 +123,10 @@ def quantize_layer(
         facts=result.facts, notes=result.notes,
     )  # fmt: skip
     return result, report
+
+
+def _in_tensor(file: SafetensorsFile, info: TensorInfo, error: IsoflopError) -> InvalidInput:
+    return InvalidInput(f"In the tensor '{info.name}' of '{file.path}': {error}")
 
 
 def quantize_file(
@@ -192,7 +196,7 @@ class _Sink:
 
     def __init__(self, file: SafetensorsFile, settings: Settings, output, resume: bool):
         self.settings = settings
-        self.journal = Path(f"{output}.progress")
+        self.journal, self.partial = Path(f"{output}.progress"), Path(f"{output}.partial")
         if Path(output).resolve() == file.path.resolve():
             raise InvalidInput(f"The output '{output}' is the input. Choose another file.")
         layout: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -209,7 +213,7 @@ class _Sink:
         self.writer = Writer(output, layout, metadata, resume=resume)
 
     def _read(self) -> dict[str, LayerReport]:
-        if not self.journal.exists() or not self._partial_exists():
+        if not self.journal.exists() or not self.partial.exists():
             return {}
         done = {}
         for line in self.journal.read_text(encoding="utf-8").splitlines():
@@ -223,9 +227,6 @@ class _Sink:
             done[record["name"]] = LayerReport(**record)
         return done
 
-    def _partial_exists(self) -> bool:
-        return Path(str(self.journal).removesuffix(".progress") + ".partial").exists()
-
     def put(self, info: TensorInfo, result: Any, report: LayerReport) -> None:
         """Write a layer, then say so in the journal."""
         if self.settings.packed:
@@ -238,12 +239,12 @@ class _Sink:
 
     def refused(self) -> str:
         """Drop a partial file without a finished layer; else the sentence that says where it is."""
-        partial = Path(str(self.journal).removesuffix(".progress") + ".partial")
         finished = len(self._read())
         if finished:
-            return f" Finished layers ({finished}) are in '{partial}'; --resume goes on from there."
+            where = f"in '{self.partial}'; --resume goes on from there."
+            return f" Finished layers ({finished}) are {where}"
         self.journal.unlink(missing_ok=True)
-        partial.unlink(missing_ok=True)
+        self.partial.unlink(missing_ok=True)
         return ""
 
     def finish(self) -> None:
@@ -264,11 +265,7 @@ def packed_layout(info: TensorInfo, fmt: Any) -> dict[str, tuple[str, tuple[int,
             "Write values instead."
         )
     rows, columns = info.shape
-    if columns % (fmt.block or columns):
-        raise InvalidInput(
-            f"Rows of {columns} values of '{info.name}' do not divide into blocks of {fmt.block}."
-        )
-    blocks = columns // (fmt.block or columns)
+    blocks = columns // fmt.check_row(columns)
     scale_type = _SCALE_WORDS.get(fmt.scale.name, "U8")
     layout: dict[str, tuple[str, tuple[int, ...]]] = {
         f"{info.name}.codes": ("U8", (rows, -(-columns * fmt.element.bits // 8))),
@@ -346,9 +343,7 @@ def check_shapes(files: Iterable[SafetensorsFile], settings: Settings) -> None:
                 try:
                     fmt.check_row(info.shape[1])
                 except InvalidInput as error:
-                    raise InvalidInput(
-                        f"In the tensor '{info.name}' of '{file.path}': {error}"
-                    ) from None
+                    raise _in_tensor(file, info, error) from None
 
 
 INDEX = ".safetensors.index.json"

@@ -46,8 +46,8 @@ def log_axis(reach: Sequence[float], short: bool = False, seconds: bool = False)
     low, high = min(reach), max(reach)
     tens = [10.0**k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
     inside = [v for v in tens if low <= v <= high]
-    for more in ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
-        if len(inside) < (4 if more == (1, 3) else 3):
+    for least, more in ((4, (1, 3)), (3, (1, 2, 5)), (3, (1, 1.5, 2, 3, 5, 7))):
+        if len(inside) < least:
             inside = sorted(v for t in tens for v in (m * t for m in more) if low <= v <= high)
     alt = altair()
     if seconds:

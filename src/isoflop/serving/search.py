@@ -19,6 +19,7 @@ from ..units import show_s
 from .candidates import Candidate, Load, Rejected, enumerate_candidates, preference
 from .disaggregated import simulate_split
 from .report import ServingReport
+from .server import check_generates
 from .simulate import simulate
 from .slo import Promise
 from .traffic import Trace
@@ -166,8 +167,7 @@ def advise(
             "compared. Ask about it alone, or give the price in USD per device-hour: "
             f"8x{next(d.id for d, _, _ in fleets if d.price is None)}@3.20."
         )
-    if model.kind == "encoder":
-        raise InvalidInput(f"{model.name} is an encoder: it generates no tokens to serve.")
+    check_generates(model)
     load = load_of(trace)
     if load.longest > model.max_context:
         raise InvalidInput(

@@ -12,6 +12,7 @@ from attrs import define, field
 from ..cost.memory import MemoryPolicy, cache_layers, memory_use, require_fit
 from ..cost.step import StepModel
 from ..errors import DoesNotFit, InvalidInput
+from ..models import ModelSpec
 from .loop.records import Limits
 from .policy import Policy, find_policy
 from .speculation import Speculation
@@ -22,6 +23,15 @@ NO_PAGES = 1 << 20
 """Page of models that keep states only: longer than any sequence, so one page per sequence."""
 STEP_TOKENS = 8192
 """Token budget of a step on large devices, vLLM's default for servers."""
+
+
+def check_generates(model: ModelSpec) -> None:
+    """Refuse a model that cannot be served because it generates nothing."""
+    if model.kind == "encoder":
+        raise InvalidInput(
+            f"{model.name} is an encoder: it generates no tokens to serve. "
+            "`isoflop explain MODEL --phase prefill` prices its batches."
+        )
 
 
 @define(kw_only=True, slots=False, eq=False)
@@ -72,11 +82,7 @@ class Server:
 
     def __attrs_post_init__(self) -> None:
         self.scheduler = find_policy(self.policy)
-        if self.step.model.kind == "encoder":
-            raise InvalidInput(
-                f"{self.step.model.name} is an encoder: it generates no tokens to serve. "
-                "`isoflop explain MODEL --phase prefill` prices its batches."
-            )
+        check_generates(self.step.model)
         for name, label in (
             ("max_sequences", "number of sequences"), ("max_tokens", "token budget"),
             ("block_tokens", "page size"), ("share", "number of instances on a device"),

@@ -196,12 +196,14 @@ class Walk:
         branches, at = self.space.branches(roots)
         kept = self.pricer.floor_s(branches) <= limit
         leaves = self.space.leaves(branches.take(kept), at[kept])
-        spare = leaves.take(np.arange(len(leaves)))
+        offload = self.pricer.recipe.offload_activations
+        # Filling the memory changes its table in place: offloading starts from the plans before it.
+        spare = leaves.take(np.arange(len(leaves))) if offload else leaves
         leaves, needed = fill_memory(self.pricer.job, self.pricer.recipe, leaves, self.available)
         held = needed <= self.usable
         some = leaves.take(held), needed[held]
         seconds = self._in_chunks(lambda plans: self.pricer.price(plans).seconds, some[0])
-        if self.pricer.recipe.offload_activations:
+        if offload:
             held, some, seconds = self._or_offload(spare, held, some, seconds)
         self.too_large += int(len(held) - held.sum())
         if not held.any():
