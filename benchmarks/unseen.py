@@ -50,6 +50,8 @@ def main(data: Path | None = None) -> None:
             except InvalidInput:
                 continue  # no model of it, as `validate` says
             for part in parts:
+                if part.fitted:
+                    continue
                 what = "element-wise" if part.what in ELEMENTWISE else NAMES.get(part.what)
                 priced = np.isfinite(part.predicted)
                 found[device_of(path).id, what or part.what].append(

@@ -252,6 +252,10 @@ def _deepseek(f: Fields) -> Answer:
         v_head_dim=f.integer("v_head_dim"), q_rank=f.integer("q_lora_rank", default=0, least=0),
         kv_rank=f.integer("kv_lora_rank"), rope_dim=f.integer("qk_rope_head_dim"),
     )  # fmt: skip
+    if f.get("index_topk"):  # sparse attention (DeepSeek-V3.2, GLM-5)
+        mixer = evolve(mixer, index_heads=f.integer("index_n_heads"),
+                       index_dim=f.integer("index_head_dim"),
+                       index_topk=f.integer("index_topk"))  # fmt: skip
     routed = f.get("scoring_func") == "sigmoid" or f.get("topk_method") == "noaux_tc"
     dense = f.integer("first_k_dense_replace", default=0, least=0)
     moe = _experts(f, router_bias=routed)
@@ -407,6 +411,7 @@ _READERS: dict[str, Callable[[Fields], Answer]] = {
     "qwen2_moe": _qwen_moe, "qwen3_moe": _qwen_moe, "qwen3_next": _qwen_next,
     "qwen3_5_moe": _qwen_next, "qwen3_5_moe_text": _qwen_next, "deepseek_v2": _deepseek,
     "deepseek_v3": _deepseek, "deepseek_v32": _deepseek, "kimi_k2": _deepseek,
+    "glm_moe_dsa": _deepseek,
     "kimi_k25": _deepseek, "glm4_moe": _glm_moe, "gpt_oss": _gpt_oss, "gemma": _gemma,
     "gemma2": _gemma, "gemma3": _gemma, "gemma3_text": _gemma, "gpt2": _gpt2, "opt": _opt,
     "gpt_neox": _neox, "gptj": _gptj, "phi": _phi, "bloom": _bloom, "falcon": _falcon,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..cost.features import Batch
-from ..cost.operators.base import AttentionShape, GemmShape
+from ..cost.operators.base import AttentionShape, GemmShape, IndexShape
 from ..cost.step import StepModel
 from ..cost.timing import linear
 from ..formats import load_format
@@ -80,7 +80,7 @@ def unfused_extra_bytes(step: StepModel, batch: Batch) -> dict[str, float]:
             )
         elif op.name.endswith("activation"):
             extra["gate with product"] += 2.0 * float(cost["written"][i])
-        elif isinstance(op.shape, AttentionShape):
+        elif isinstance(op.shape, AttentionShape) and not isinstance(op.shape, IndexShape):
             pairs = float(cost["flop"][i]) / (2.0 * (op.shape.head_dim + op.shape.v_head_dim))
             extra["attention scores"] += 4.0 * pairs * 2.0
     return extra
@@ -91,7 +91,9 @@ def io(step: StepModel, question: Question) -> Section:
     n = float(question.context)
     rows = []
     for op in step.operators:
-        if op.kind != "prefill" or not isinstance(op.shape, AttentionShape):
+        if op.kind not in ("prefill", "mla_prefill") or not isinstance(op.shape, AttentionShape):
+            continue
+        if op.shape.selected:
             continue
         d = float(op.shape.head_dim)
         on_chip = step.device.compute.local_bytes / 2.0
@@ -111,6 +113,11 @@ def io(step: StepModel, question: Question) -> Section:
         "compulsory 4 N d) holds up to a constant factor, so a ratio near one means that no other "
         "schedule moves much less; a second-level cache serves part of the kernel's re-reads."
     )
+    if not rows:
+        note = (
+            f"The bound is that of attention over all keys: {step.model.name} has none, or the "
+            "on-chip memory of the device is not known."
+        )
     return "I/O of attention", columns, rows, note
 
 

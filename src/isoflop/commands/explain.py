@@ -223,7 +223,7 @@ def _print(result: Explanation, question: Question) -> None:
 
 def _clock_text(result: Explanation) -> str:
     """Whether times are of a short run or a long one, and what the other takes."""
-    from ..cost.timing import JOULES_PER_FLOP
+    from ..cost.sustained import JOULES_PER_FLOP
     from ..units import show_s
 
     c = result.clocks

@@ -21,6 +21,7 @@ from ..provenance import Label
 from .engines import Engine
 from .features import Array
 from .operators.base import Operator
+from .sparse import is_sparse
 from .timing import KernelTimer
 
 Z90 = 1.6449
@@ -55,7 +56,7 @@ def step_sigma(
     total = times.sum(axis=0) + overhead
     far = not timer.own_family and timer.device.family not in engine.kernel_scale
     variance = np.full(np.shape(total), engine.sigma**2 + far * FAR_SIGMA**2)
-    kinds = [op.kind for op in operators]
+    kinds = ["sparse" if is_sparse(op) else op.kind for op in operators]
     for kind in set(kinds):
         rows = [i for i, k in enumerate(kinds) if k == kind]
         share = times[rows].sum(axis=0) / np.maximum(total, 1e-30)

@@ -12,6 +12,7 @@ from ..models import Mixer, ModelSpec
 from ..plans import Plan
 from ..units import show_bytes
 from .operators.base import Operator
+from .operators.latent import index_key_bytes, latent_bytes
 
 STATE_BYTES = 4.0
 """Recurrent states of linear attention and state-space layers are kept in fp32."""
@@ -109,7 +110,7 @@ def _mixer_cache(m: Mixer, plan: Plan, width: float) -> tuple[float, float]:
     if not m.causal or m.kind in ("none", "conv"):
         return 0.0, 0.0
     if m.kind == "mla":
-        return (m.kv_rank + m.rope_dim) * width, 0.0
+        return latent_bytes(m, width) + (index_key_bytes(m) if m.index_topk else 0.0), 0.0
     if m.kind in ("attention", "simplicial"):
         per_head = m.head_dim + (m.v_head_dim or m.head_dim)
         tensors = 2 if m.kind == "simplicial" else 1

@@ -19,7 +19,7 @@ from ..hardware import Accelerator, load_accelerator
 from ..provenance import Source
 from .features import Array, Batch
 from .matrix import roofline_s
-from .timing import JOULES_PER_FLOP
+from .sustained import JOULES_PER_FLOP
 
 if TYPE_CHECKING:
     from .step import StepModel
@@ -99,7 +99,7 @@ def matrix_watts(device: Accelerator, parameters: PowerParameters | None = None)
     """Watts above idle of the matrix units at the dense rate and full clock, whatever the limit.
 
     A FLOP costs the energy that it costs on the measured device, times that of the family over
-    the measured family's (`timing.JOULES_PER_FLOP`). A family without a figure of its own takes
+    the measured family's (`sustained.JOULES_PER_FLOP`). A family without a figure of its own takes
     the measured share of its board's dynamic range instead.
     """
     p = parameters or load_power()
@@ -192,7 +192,7 @@ def settled_clock(
     -------
     float
         1 where full clocks stay within the limit, or where it is not known what the family's
-        products draw (`timing.JOULES_PER_FLOP`); never below `LEAST_CLOCK`.
+        products draw (`sustained.JOULES_PER_FLOP`); never below `LEAST_CLOCK`.
     """
     p, device = load_power(), step.device
     if device.family not in JOULES_PER_FLOP:

@@ -27,10 +27,11 @@ from .collectives import (
 )  # fmt: skip
 from .features import Array, Batch
 from .kernels import DeviceShape
-from .kernels.attention import PrefillParameters, decode_time_s, prefill_time_s
+from .kernels.attention import LAUNCH_S, PrefillParameters, decode_time_s, prefill_time_s
 from .kernels.calibration import KernelCalibration, load_kernels
 from .kernels.gemm import GemmParameters, gemm_time_s
 from .kernels.moe import MoeParameters, moe_time_s
+from .kernels.sparse import SparseParameters
 from .kernels.stream import StreamParameters, stream_time_s
 from .operators.base import (
     AttentionShape,
@@ -40,12 +41,14 @@ from .operators.base import (
     MoeShape,
     Operator,
 )
+from .sparse import is_sparse, sparse_time_s
+from .sustained import JOULES_PER_FLOP, clock_gain, sustained_share
 
 P = TypeVar("P", GemmParameters, MoeParameters)
 
 UNMEASURED_SIGMA = {
     "gemm": 0.2, "prefill": 0.3, "decode": 0.3, "mla_prefill": 0.3, "mla_decode": 0.3, "moe": 0.35,
-    "stream": 0.35, "scan": 0.5, "collective": 0.4,
+    "stream": 0.35, "scan": 0.5, "collective": 0.4, "sparse": 0.35,
 }  # fmt: skip
 """Spread of log(measured / predicted) per kind for a device whose family was never measured:
 what the models show when a family is predicted from another one's parameters."""
@@ -53,35 +56,6 @@ what the models show when a family is predicted from another one's parameters.""
 CACHE_BYTES_PER_CLOCK = 24.0
 """Bytes per clock and unit from the last-level cache: about 5.5 TB/s on an H100, as published
 microbenchmarks have it, not fitted."""
-
-JOULES_PER_FLOP: dict[str, float] = {"ada": 1.20e-12, "hopper": 0.83e-12, "ampere": 1.22e-12}
-"""Board energy above idle of one 16-bit FLOP in dense products at full clocks, by family: what
-makes the device each family was fitted on sustain the share of its rate that its largest products
-reach (L40S 0.88 at 350 W, H100 SXM 0.90 at 700 W, A100 SXM 0.96 at 400 W)."""
-
-CLOCK_PER_POWER = 0.4
-"""Clock as a power of dynamic power: P = f V^2 with voltage close to linear in clock."""
-LEAST_VOLTAGE_POWER = 0.4
-"""Share of full-clock power below which voltage falls no further, so clock goes as power."""
-
-
-def clock_gain(device: Accelerator) -> float:
-    """Highest clock over the one at which the datasheet's rates hold."""
-    return (device.compute.load_clock_hz or device.compute.clock_hz) / device.compute.clock_hz
-
-
-def sustained_share(device: Accelerator, joules_per_flop: float) -> float:
-    """Share of the 16-bit rate that the board's power and its highest clock allow."""
-    rate = device.rates.dense_flop_per_s.get("bf16", 0.0)
-    power = device.power
-    clock = clock_gain(device)
-    if rate <= 0 or power.board_watts <= power.idle_watts:
-        return clock
-    given = (power.board_watts - power.idle_watts) / (joules_per_flop * rate)
-    low = LEAST_VOLTAGE_POWER
-    share = given**CLOCK_PER_POWER if given >= low else low**CLOCK_PER_POWER * given / low
-    return min(clock, share)
-
 
 _SCORE = {"mla_prefill": "prefill", "stream": "gemm.bf16", "scan": "gemm.bf16"}
 
@@ -113,6 +87,7 @@ class KernelTimer:
     padded_experts: bool = False
     clock: float | None = None
     stream: StreamParameters = field(factory=StreamParameters)
+    sparse: SparseParameters = field(factory=SparseParameters)
     _rates: dict[str, tuple[float, str]] = field(factory=dict, init=False, repr=False)
 
     @cached_property
@@ -173,8 +148,9 @@ class KernelTimer:
         return own.share / bf16.memory
 
     def label(self, operators: Sequence[Operator] = ()) -> Label:
-        """interpolated on a measured device, analytic elsewhere."""
-        return "interpolated" if self.device.id in self.calibration.devices else "analytic"
+        """interpolated on a measured device, analytic elsewhere and with unmeasured kernels."""
+        measured = self.device.id in self.calibration.devices
+        return "interpolated" if measured and not any(map(is_sparse, operators)) else "analytic"
 
     def sigma(self, kind: str) -> float:
         """Spread of log(measured / predicted) of one operator kind on this device."""
@@ -264,6 +240,8 @@ class KernelTimer:
         Benchmarks launch kernels one by one; an engine that replays a captured graph saves part.
         """
         cal = self.calibration
+        if is_sparse(op):
+            return LAUNCH_S
         if op.kind == "moe" and op.weight_format is not None:
             p = self._parameters(cal.moe, op.weight_format, self._rate(op.weight_format)[1])
             return p.fixed * (1.0 - p.small)
@@ -323,6 +301,11 @@ class KernelTimer:
         shape = op.shape
         assert isinstance(shape, AttentionShape)
         share = shape.token_share
+        if shape.selected:
+            return sparse_time_s(
+                self.sparse, self.shape, op, shape, self._rate, sequences=batch.prefill_sequences,
+                queries=batch.prefill_tokens * share, prior=batch.prefill_prior * share,
+            )  # fmt: skip
         return shape.work * prefill_time_s(
             self._prompt_parameters, self.shape, batch=batch.prefill_sequences,
             queries=batch.prefill_tokens * share, prior=batch.prefill_prior * share,
@@ -336,6 +319,11 @@ class KernelTimer:
             return np.zeros(())
         shape = op.shape
         assert isinstance(shape, AttentionShape)
+        if shape.selected:
+            return sparse_time_s(
+                self.sparse, self.shape, op, shape, self._rate, sequences=batch.decode_sequences,
+                queries=np.ones(()), prior=batch.decode_context * shape.token_share,
+            )  # fmt: skip
         latent = op.kind == "mla_decode"
         p = self.calibration.mla_decode if latent else self.calibration.decode
         # A cached latent is key and value at once: its values cost no further bytes.

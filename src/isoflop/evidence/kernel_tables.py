@@ -1,7 +1,8 @@
 """Kernel tables in CSV, as simulators publish them: each row through its kernel model.
 
 A table is recognised by its columns, or by its file name where it has no header; the device is
-the one its path names. No parameter is fitted on any of them, so every row is a check.
+the one its path names. No parameter is fitted on any of them, so every row is a check, but for
+sparse attention, of which one device's tables are all there is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..cost.kernels.calibration import KernelCalibration, load_kernels
 from ..cost.kernels.gemm import gemm_time_s
 from ..cost.kernels.moe import moe_time_s
 from ..cost.kernels.routing import even_routing
+from ..cost.kernels.sparse import SparseParameters, index_scores_s, sparse_attention_s
 from ..cost.kernels.stream import StreamParameters, stream_time_s
 from ..cost.timing import UNMEASURED_SIGMA
 from ..errors import InvalidInput, UnknownName
@@ -82,6 +84,8 @@ class Part:
     predicted, measured : array
         Seconds; `predicted` is NaN where `reason` says why.
     sigma : float
+    fitted : bool
+        Whether the kernel's parameters were set on these rows.
     """
 
     what: str
@@ -89,6 +93,7 @@ class Part:
     measured: Array
     sigma: float
     reason: str = ""
+    fitted: bool = False
 
 
 @frozen(kw_only=True)
@@ -223,6 +228,41 @@ def _latent_decoding(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterator
     yield _attention(at, rows, "latent decode attention", seconds, "mla_decode", "mla_decode")
 
 
+INDEX_KEY_BYTES = 132.0
+"""A key of 128 values in 8 bits with its fp32 scale, as the benchmarked indexer caches it."""
+SPARSE_CACHE_BYTES = {"fp8": 656.0, "bf16": 1152.0}
+"""A cached latent of 512 + 64 values as the sparse kernels hold it (FlashMLA)."""
+
+
+def _index_scores(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterator[Part]:
+    """Scores of an indexer: new and all tokens of one prompt, or of each decoding sequence."""
+    heads, width = (float(g) for g in groups)
+    decoding = "batchsize" in rows[0]
+    new, all_ = _floats(rows, "next_n" if decoding else "s_q"), _floats(rows, "s_kv")
+    seconds = index_scores_s(
+        SparseParameters(), at.shape, decoding=decoding,
+        batch=_floats(rows, "batchsize") if decoding else 1.0, queries=new, prior=all_ - new,
+        heads=heads, width=width, key_bytes=INDEX_KEY_BYTES, rate_flop_per_s=at.rate("fp8"),
+    )  # fmt: skip
+    yield Part(what="index scores", predicted=seconds, sigma=UNMEASURED_SIGMA["sparse"],
+               measured=_floats(rows, "latency_us") * 1e-6, fitted=True)  # fmt: skip
+
+
+def _sparse_attention(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterator[Part]:
+    """Attention over chosen tokens: the file name is heads, key width and how many are chosen."""
+    heads, width, selected = (float(g) for g in groups)
+    decoding = "batch_size" in rows[0]
+    kept = np.array([SPARSE_CACHE_BYTES[r.get("kv_dtype", "bf16")] for r in rows])
+    seconds = np.array([
+        float(sparse_attention_s(
+            SparseParameters(), at.shape, decoding=decoding, queries=float(n), heads=heads,
+            selected=selected, head_dim=width, v_head_dim=width - 64.0, token_bytes=float(b),
+        )) for n, b in zip(_floats(rows, "batch_size" if decoding else "s_q"), kept)
+    ])  # fmt: skip
+    yield Part(what="sparse attention", predicted=seconds, sigma=UNMEASURED_SIGMA["sparse"],
+               measured=_floats(rows, "latency_us") * 1e-6, fitted=True)  # fmt: skip
+
+
 def _paged_attention(at: Setting, rows: Rows, _: Sequence[str]) -> Iterator[Part]:
     """Prompt chunks and decoding of equal sequences over a paged cache, milliseconds."""
     tp = _floats(rows, "num_tensor_parallel_workers")
@@ -314,6 +354,9 @@ HEADS = r"(\d+)-(\d+)-(\d+)\.csv"
 KINDS: tuple[Kind, ...] = (
     Kind(columns=("m", "k", "n", "latency_us"), name="", read=_eight_bit_products),
     Kind(columns=("num_local_experts", "tokens_per_expert", "up_proj_us"), name="", read=_experts),
+    Kind(columns=("s_kv", "latency_us"), name=r"dsa/.*/logits-(\d+)-(\d+)\.csv",
+         read=_index_scores),
+    Kind(columns=("latency_us",), name=rf"dsa/.*/attn-{HEADS}", read=_sparse_attention),
     Kind(columns=("seq_len", "latency_us"), name=rf"mla/.*/{HEADS}", read=_latent_prompts),
     Kind(columns=("seq_len", "latency_us"), name=HEADS, read=_prompts),
     Kind(columns=("kv_len", "latency_us"), name=rf"mla/.*/{HEADS}", read=_latent_decoding),
@@ -326,7 +369,6 @@ KINDS: tuple[Kind, ...] = (
     Kind(columns=(), name=r"(gelu|softmax|layernorm)_\w+\.csv", read=_elements),
 )  # fmt: skip
 UNPRICED = {
-    "dsa/": "sparse attention's index and gather kernels have no model",
     "gdn/": "the steps of a gated delta rule are priced as one kernel, not one by one",
     "transformer": "a list of seconds without shapes",
 }
@@ -420,8 +462,13 @@ def predict_kernel_table(path: Path, on: str = "") -> list[Prediction] | None:
     for part in parts:
         spread = float(np.exp(Z90 * part.sigma))
         for i, (ours, theirs) in enumerate(zip(part.predicted, part.measured, strict=True)):
-            case = Case(line=i + 2, source=f"{setting.device.id} {part.what}", metric="kernel_s",
-                        measured=float(theirs), role="check")  # fmt: skip
+            case = Case(
+                line=i + 2,
+                source=f"{setting.device.id} {part.what}",
+                metric="kernel_s",
+                measured=float(theirs),
+                role="fit" if part.fitted else "check",
+            )
             if not (np.isfinite(ours) and ours > 0 and theirs > 0):
                 out.append(Prediction(case=case, reason=part.reason or "no time was measured"))
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..cost.collectives import tier_for
-from ..cost.timing import JOULES_PER_FLOP
+from ..cost.sustained import JOULES_PER_FLOP
 from ..hardware import Accelerator, Cluster
 from .calibration import TrainingCalibration
 from .compute import Network

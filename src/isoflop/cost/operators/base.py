@@ -49,6 +49,16 @@ class AttentionShape:
     """Products per product of the forward pass (2.5 in its backward, FlashAttention section 3)."""
     token_share: float = 1.0
     """Share of the tokens this layer sees (mixture of depths) or this rank holds (context)."""
+    selected: int = 0
+    """Tokens that each query reads, as an indexer chose them; 0 for all it may see."""
+
+
+@frozen(kw_only=True)
+class IndexShape(AttentionShape):
+    """An indexer: `heads` of width `head_dim` against one shared key per token, no values.
+
+    `selected` of the scored tokens are then chosen.
+    """
 
 
 @frozen(kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...errors import InvalidInput
 from ...models import Mixer
 from .base import AttentionShape, Builder, Coefficients
+from .latent import add_indexer, add_sparse_attention
 
 
 def add_mixer(b: Builder, mixer: Mixer, count: float) -> None:
@@ -86,6 +87,12 @@ def _mla(b: Builder, m: Mixer, count: float) -> None:
     b.gemm("latent down projection", "attention", count, m.q_rank + rank + rope, hidden)
     b.gemm("query up projection", "attention", count, q_width, m.q_rank or hidden)
     b.stream("rope and cache write", "attention", count, q_width + rank + rope, q_width + rank)
+    if m.index_topk:
+        add_indexer(b, m, count)
+        add_sparse_attention(b, m, count, heads, v_dim)
+        b.gemm("output projection", "attention", count, hidden, heads * v_dim)
+        _row_parallel_end(b, "attention", count)
+        return
     _mla_prefill(b, m, count, heads, v_dim)
     if b.plan.absorbed_mla:
         _mla_decode(b, m, count, heads, v_dim)
