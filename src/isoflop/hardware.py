@@ -24,8 +24,8 @@ MAX_COUNT_DIGITS = 9  # a longer count in a fleet is a mistake, and is read as p
 
 Family = Literal[
     "pascal", "volta", "turing", "ampere", "ampere-consumer", "ada", "hopper", "blackwell",
-    "blackwell-consumer", "cdna2", "cdna3", "cdna4", "tpu", "gaudi", "trainium", "apple",
-    "cpu-x86", "cpu-arm", "systolic",
+    "blackwell-consumer", "rubin", "cdna2", "cdna3", "cdna4", "tpu", "gaudi", "trainium",
+    "apple", "cpu-x86", "cpu-arm", "systolic",
 ]  # fmt: skip
 """Architecture families: devices of one family share fitted efficiency parameters."""
 

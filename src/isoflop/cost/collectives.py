@@ -200,7 +200,7 @@ def tier_for(device: Accelerator, cluster: Cluster | None, ranks: int) -> Tier:
         return Tier(
             name=links.scale_up_name or "scale-up", devices=links.scale_up_domain,
             link_bytes_per_s=links.scale_up_bytes_per_s, latency_s=0.0, source=links.source,
-            in_switch_reduction=device.family in ("hopper", "blackwell"),
+            in_switch_reduction=device.family in ("hopper", "blackwell", "rubin"),
         )  # fmt: skip
     # Bridges join pairs of cards; a larger group in one server meets over PCIe.
     bridged = links.scale_up_domain == 2

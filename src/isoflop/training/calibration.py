@@ -10,7 +10,7 @@ from __future__ import annotations
 from attrs import field, frozen
 
 from .. import catalog
-from ..cost.kernels.calibration import BORROWED, DEFAULT
+from ..cost.kernels.calibration import DEFAULT, ancestry
 from ..provenance import Source
 
 
@@ -108,7 +108,7 @@ class TrainingCalibration:
 def load_training(family: str) -> tuple[TrainingCalibration, bool]:
     """The calibration of a family, and whether it is its own."""
     known = catalog.paths("calibrations")
-    for name in (family, BORROWED.get(family, DEFAULT), DEFAULT):
+    for name in (*ancestry(family), DEFAULT):
         if f"training-{name}" in known:
             entry = catalog.load(
                 "calibrations", f"training-{name}", TrainingCalibration, "calibration"

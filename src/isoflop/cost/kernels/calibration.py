@@ -8,6 +8,7 @@ without measurements borrows the family it descends from, or the mean of all, an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 from attrs import evolve, field, frozen
@@ -22,6 +23,7 @@ from .moe import MoeParameters
 T = TypeVar("T")
 
 BORROWED = {
+    "rubin": "blackwell",
     "blackwell": "hopper",
     "blackwell-consumer": "ada",
     "ampere-consumer": "ampere",
@@ -29,8 +31,15 @@ BORROWED = {
     "turing": "ampere",
     "pascal": "ampere",
 }
-"""Family -> measured family whose kernels it runs or descends from; others use `DEFAULT`."""
+"""Family -> the one whose kernels it runs or descends from; others use `DEFAULT`."""
 DEFAULT = "hopper"
+
+
+def ancestry(family: str) -> Iterator[str]:
+    """A family and those it descends from, nearest first."""
+    while family:
+        yield family
+        family = BORROWED.get(family, "")
 
 
 @frozen(kw_only=True)
@@ -133,9 +142,9 @@ def load_kernels(family: str) -> tuple[KernelCalibration, bool]:
 
 
 def _load(kind: str, family: str, cls: type[T], default: str) -> T:
-    own = f"{kind}-{family}"
-    borrowed = f"{kind}-{BORROWED.get(family, default)}"
-    name = own if own in catalog.paths("calibrations") else borrowed
+    known = catalog.paths("calibrations")
+    found = (f"{kind}-{name}" for name in ancestry(family))
+    name = next((name for name in found if name in known), f"{kind}-{default}")
     return catalog.load("calibrations", name, cls, "calibration")
 
 
