@@ -117,3 +117,15 @@ def test_numbers_for_people_are_never_powers_of_ten(value):
 def test_zero_is_shown_with_its_unit():
     assert units.show_bytes(0) == "0 B"
     assert units.show_rate(0) == "0 B/s"
+
+
+def test_energy_is_shown_as_it_is_billed():
+    assert units.show_energy(1.001e12) == "278 MWh"
+    assert units.show_energy(102.4 * 3.6e6) == "102 kWh"
+
+
+@given(st.integers(0, 10**12))
+def test_whole_numbers_with_and_without_suffix(number):
+    assert units.whole(str(number)) == number
+    assert units.whole(f"{number}k") == number * 1000
+    assert units.whole(f"{number}.5") is None

@@ -88,6 +88,15 @@ def parse(text: str | float | int, dimension: str, what: str = "value") -> float
     return _finite(number * factor, text, what)
 
 
+def whole(text: str) -> int | None:
+    """A whole number, with or without a suffix (8192, 8k, 8Ki, 1M); None if it is none."""
+    try:
+        number = parse(text, "tokens")
+    except UnitError:
+        return None
+    return int(number) if number.is_integer() else None
+
+
 def _factor(unit: str, dimension: str) -> float | None:
     if dimension == "tokens" and unit in _COUNT_SUFFIX:
         return _COUNT_SUFFIX[unit]
@@ -191,6 +200,11 @@ def show_flop(value: float, digits: int = 3) -> str:
 def show_flop_rate(value: float, digits: int = 3) -> str:
     """FLOP per second: `989 TFLOP/s`."""
     return _scaled(value, "FLOP/s", _UP, digits)
+
+
+def show_energy(joules: float, digits: int = 3) -> str:
+    """Energy in watt-hours, as it is billed: `1.4 MWh`, `860 kWh`."""
+    return _scaled(joules / 3600.0, "Wh", _UP, digits)
 
 
 def show_count(value: float, digits: int = 3) -> str:

@@ -127,6 +127,13 @@ def test_lengths_have_the_asked_percentiles():
     assert np.percentile(drawn, 90) == pytest.approx(2000, rel=0.02)
 
 
+def test_lengths_take_the_suffixes_that_other_counts_take():
+    assert g.Lengths.parse("2k/8Ki") == g.Lengths(median=2000, p90=8192)
+    for text in ("2.5", "-3", "1/2/3", "", "/", "1 k t", "nan"):
+        with pytest.raises(InvalidInput, match="is not a length"):
+            g.Lengths.parse(text)
+
+
 def test_diurnal_traffic_swings():
     trace = g.open_loop(requests=50_000, requests_per_s=10, prompt=g.Lengths(median=5),
                         output=g.Lengths(median=5), diurnal=0.8, period_s=1000.0)  # fmt: skip

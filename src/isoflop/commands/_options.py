@@ -10,17 +10,13 @@ from cyclopts import Parameter
 
 def _count(_: Any, tokens: Sequence[Any]) -> int:
     """A whole number, with or without a suffix: 8192, 8k, 8Ki, 1M."""
-    from ..errors import UnitError
-    from ..units import parse
+    from ..units import whole
 
     text = tokens[0].value
-    try:
-        number = parse(text, "tokens")
-    except UnitError:
-        number = float("nan")
-    if not number.is_integer():
+    number = whole(text)
+    if number is None:
         raise ValueError(f"'{text}' is not a whole number. Write for example 8192, 8k or 8Ki.")
-    return int(number)
+    return number
 
 
 Count = Annotated[int, Parameter(converter=_count)]

@@ -318,13 +318,13 @@ def _bar(share: float) -> str:
 
 
 def _print_run(r: PlanReport, out) -> None:
-    from ..units import show_count, show_s
+    from ..units import show_count, show_energy, show_s
 
     if r.days is None:
         return
     price = r.device.price
     usd = f", {r.usd:,.0f} USD at {price.named}" if r.usd and price else ""
-    energy = f", {r.energy_joules / 3.6e9:,.0f} MWh in the devices" if r.energy_joules else ""
+    energy = f", {show_energy(r.energy_joules)} in the devices" if r.energy_joules else ""
     g = r.goodput
     out.print(f"{show_count(r.job.tokens)} tokens: [bold]{r.days:.1f} days[/bold]{usd}{energy}")
     out.print(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 from attrs import evolve, frozen
 
 from ...cost.features import Array
 from ...errors import InvalidInput
+from ...units import whole
 from .trace import Trace
 
 UNIT_TOKENS = 16
@@ -52,14 +51,14 @@ class Lengths:
 
     @classmethod
     def parse(cls, text: str) -> Lengths:
-        """`"512"`, or `"512/2048"` for a median and a 90th percentile."""
-        match = re.fullmatch(r"\s*(\d+)\s*(?:/\s*(\d+)\s*)?", text)
-        if not match:
+        """`"512"`, `"2k"`, or `"512/2048"` for a median and a 90th percentile."""
+        parts = [whole(part) for part in text.split("/")]
+        if len(parts) > 2 or any(part is None or part < 0 for part in parts):
             raise InvalidInput(
-                f"'{text}' is not a length. Write tokens (512) or a median and a 90th percentile "
-                "(512/2048)."
+                f"'{text}' is not a length. Write tokens (512 or 2k) or a median and a 90th "
+                "percentile (512/2048)."
             )
-        median, p90 = float(match.group(1)), float(match.group(2) or match.group(1))
+        median, p90 = float(parts[0] or 0), float(parts[-1] or 0)
         if p90 < median:
             raise InvalidInput(
                 f"'{text}' has a 90th percentile below its median. Write the median first."
