@@ -94,16 +94,15 @@ def compare(*formats: str, distribution: str = "normal", seed: int = 0,
         Draw bits against error: .svg, .png or .html.
     """
     from ..numerics.comparison import compare_formats
-    from ._output import check_chart, console, print_json, table
+    from ._output import check_chart, console, print_json, table, write_chart
 
     check_chart(plot)
     rows = compare_formats(formats, distribution, seed)
+    title = f"Error on {distribution} values"
     if plot is not None:
-        from ..plots.chart import save
         from ..plots.numerics import pareto_chart
 
-        save(pareto_chart(rows, f"Error on {distribution} values", "bits_per_value",
-                          "relative_rmse"), plot)  # fmt: skip
+        write_chart(pareto_chart(rows, title, "bits_per_value", "relative_rmse"), plot, quiet=json)
     if json:
         print_json(rows)
         return
@@ -113,7 +112,7 @@ def compare(*formats: str, distribution: str = "normal", seed: int = 0,
         for r in rows
     ]  # fmt: skip
     head = ["format", "bits/value", "rel. RMSE", "SQNR dB", "dB/bit", "Pareto"]
-    console().print(table(f"Error on {distribution} values", head, cells))
+    console().print(table(title, head, cells))
 
 
 @app.command
