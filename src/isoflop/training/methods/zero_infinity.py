@@ -23,11 +23,11 @@ PLACES: tuple[tuple[Offload, Offload], ...] = (
 """Of optimizer state and of weights; nearest first."""
 PUBLISHED_TFLOP_PER_S = 49.0
 """Per V100 at a trillion parameters on 512 of them, states on the CPU (DeepSpeed's announcement of
-ZeRO-3 Offload, 2021; the paper's abstract: over 25 PFLOP/s, 40% of peak). Which FLOP are counted, and
-the shapes, are not stated there."""
+ZeRO-3 Offload, 2021; the paper's abstract: over 25 PFLOP/s, 40% of peak). Which FLOP are counted,
+and the shapes, are not stated there."""
 COLUMNS = (
-    "state", "weights", "device_bytes", "host_bytes", "drive_bytes", "step_s", "optimizer_s",
-    "exposed_s", "tflop_per_s", "hardware_tflop_per_s",
+    "places", "device_bytes", "host_bytes", "drive_bytes", "step_s", "optimizer_s",
+    "exposed_s", "model_tflop", "hardware_tflop",
 )  # fmt: skip
 
 
@@ -35,10 +35,11 @@ COLUMNS = (
 class ZeroInfinity(TrainingMethod):
     """A model under ZeRO 3 with every layer recomputed, by where its states are kept.
 
-    Every place has its own quickest tensor degree and micro-batch. `exposed_s` is what traffic with
-    host and drives adds to compute and gathering; plans are in the JSON; the optimizer runs on the CPU where its state is
-    away, after the backward pass. Rates count the model's own FLOP, and Megatron's formula with the
-    recomputed forward pass, per device.
+    Places are of optimizer state and weights, each with its own quickest tensor degree and
+    micro-batch (`plan`, in JSON). `exposed_s` is what traffic with host and drives adds to compute
+    and gathering; where its state is away the optimizer runs on the CPU, after the backward pass.
+    Rates count the model's own FLOP, and Megatron's formula with the recomputed forward pass, per
+    device.
 
     References
     ----------
@@ -68,10 +69,10 @@ class ZeroInfinity(TrainingMethod):
             leanest = min(held, key=lambda r: r["device_bytes"])
             text = (
                 f"Quickest with state '{best['state']}' and weights '{best['weights']}': "
-                f"{best['tflop_per_s']:.0f} TFLOP/s a device, "
-                f"{best['hardware_tflop_per_s']:.0f} with recomputation; '{leanest['state']}' and "
+                f"{best['model_tflop']:.0f} TFLOP/s a device, "
+                f"{best['hardware_tflop']:.0f} with recomputation; '{leanest['state']}' and "
                 f"'{leanest['weights']}' need least of the device, at "
-                f"{leanest['tflop_per_s']:.0f}. Published: {PUBLISHED_TFLOP_PER_S:.0f} at a "
+                f"{leanest['model_tflop']:.0f}. Published: {PUBLISHED_TFLOP_PER_S:.0f} at a "
                 "trillion parameters on 512 V100."
             )
         return MethodReport(
@@ -112,8 +113,8 @@ class ZeroInfinity(TrainingMethod):
             "device_bytes": float(total_bytes(memory_parts(job, recipe, plan))[0]),
             "host_bytes": host, "drive_bytes": drives, "step_s": seconds,
             "optimizer_s": float(step.parts["optimizer"][0]),
-            "exposed_s": float(step.parts["offload"][0]), "tflop_per_s": step_flop(job) * rate,
-            "hardware_tflop_per_s": step_flop(job, "megatron-2021") * rate,
+            "exposed_s": float(step.parts["offload"][0]), "model_tflop": step_flop(job) * rate,
+            "hardware_tflop": step_flop(job, "megatron-2021") * rate,
         }  # fmt: skip
 
 
