@@ -86,10 +86,8 @@ class ZeroInfinity(TrainingMethod):
                ) -> dict[str, Any]:  # fmt: skip
         """The quickest plan with states in their places; without numbers where nothing fits."""
         recipe = Recipe(offload=state, offload_weights=weights, gradient_bytes=2.0)
-        row: dict[str, Any] = dict.fromkeys(("plan", *COLUMNS)) | {
-            "state": state,
-            "weights": weights,
-        }
+        row: dict[str, Any] = dict.fromkeys(("plan", *COLUMNS))
+        row |= {"places": f"{state}/{weights}", "state": state, "weights": weights}
         try:
             found = search_plans(
                 job, recipe, setting.device, setting.count, setting.cluster, prune=False,
