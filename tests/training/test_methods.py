@@ -279,3 +279,27 @@ def test_command_lists_and_runs(capsys):
                                 "h100-sxm", "--set", "x=1")  # fmt: skip
     assert "dgx-a100" in fails(capsys, "training", "run", "c4", "llama-3.1-8b", "--on",
                                "4xdgx-a100-80gb")  # fmt: skip
+
+
+def test_frontiers_parameters_act_as_its_study_says():
+    rows = run("frontier-tuning", "gpt3-175b", "frontier", 2048).rows()
+    by = {r["changed"]: r for r in rows}
+    start, best = rows[0], rows[-1]
+    tensor = [r for r in rows if r["changed"].startswith("tensor")]
+    # Wider than a node, tensor parallelism leaves for the network.
+    assert tensor[2]["communication_s"] > 2 * tensor[1]["communication_s"]
+    # Deeper pipelines hold less and idle more.
+    shallow, deep = (r for r in rows if r["changed"].startswith("pipeline"))
+    assert deep["memory_bytes"] < start["memory_bytes"] < shallow["memory_bytes"]
+    assert deep["bubble_s"] > shallow["bubble_s"]
+    # Larger micro-batches hold more, and leave fewer of them to fill the pipeline.
+    micro = [start, *(r for r in rows if r["changed"].startswith("micro-batch"))]
+    assert all(a["memory_bytes"] < b["memory_bytes"] for a, b in itertools.pairwise(micro))
+    assert all(a["bubble_s"] < b["bubble_s"] for a, b in itertools.pairwise(micro))
+    plain, sharded = by["no shards"], by["weights in shards"]
+    assert sharded["memory_bytes"] < plain["memory_bytes"]
+    assert best["fits"]
+    assert best["step_s"] <= min(r["step_s"] for r in rows if r["fits"])
+    assert len(by) == len(rows)
+    with pytest.raises(InvalidInput, match="no multiple of 64"):
+        run("frontier-tuning", devices=100.0)
