@@ -22,6 +22,7 @@ from isoflop.training.memory import (
     usable_bytes,
     usable_host_bytes,
 )
+from isoflop.training.method import Setting, find_training_method
 from isoflop.training.offload import (
     HOST_LINK_SHARE,
     NVME_SHARE,
@@ -313,3 +314,26 @@ def test_the_screen_shows_host_and_drives(capsys):
     assert found["fits"]
     assert sum(found["drive_parts_bytes"].values()) <= found["usable_drive_bytes"]
     assert "weights=" in found["plan"]
+
+
+@pytest.mark.parametrize("batch", [16, 32, 64])
+def test_a_plan_and_fuyous_closed_form_price_the_same_machine_alike(batch):
+    # Fuyou's synchronous way is ZeRO-Infinity's order: fetch and recompute, then the CPU's update.
+    settings = find_training_method("fuyou").complete({"batch": float(batch)})
+    device, _, _ = load_fleet("rtx-4090")
+    setting = Setting(model=JOB.model, device=device, sequence_tokens=1024)
+    row = find_training_method("fuyou").run(setting, settings).rows()[0]
+    pcie = settings["pcie"] * 1e9 / HOST_LINK_SHARE
+    device = evolve(device, links=evolve(device.links, host_bytes_per_s=pcie))
+    # 12 bytes of state a parameter at its CPU's rate, of 34 that an update moves here.
+    memory = settings["adam"] * 1e9 / 12.0 * 34.0 / 0.5
+    drives = settings["ssds"] * 1e9
+    box = Host(memory_bytes=768e9, memory_bandwidth_bytes_per_s=memory, nvme_bytes=40e12,
+               nvme_read_bytes_per_s=drives * settings["ssd_read"],
+               nvme_write_bytes_per_s=drives * settings["ssd_write"], source="test")  # fmt: skip
+    job = TrainingJob(model=JOB.model, global_batch=batch, sequence_tokens=1024)
+    pricer = StepPricer(job=job, recipe=evolve(NVME, gradient_bytes=2.0), device=device,
+                        cluster=evolve(load_cluster("workstation"), host=box))  # fmt: skip
+    step = pricer.price(plans(f"mb{batch},zero3,full,weights=nvme"))
+    assert float(step.seconds[0]) == pytest.approx(row["step_s"], rel=0.12)
+    assert float(step.parts["optimizer"][0]) == pytest.approx(row["optimizer_s"], rel=0.25)

@@ -84,7 +84,8 @@ class FrontierTuning(TrainingMethod):
             records=rows,
             conclusion=f"Tuned exactly over {found.considered:,} plans, "
             f"{found.best.describe()} takes {best['step_s'] / start['step_s']:.2f} of the "
-            f"time of the start; {tries} random tries end {share - 1:.0%} slower on average, {misses:.0%} of all plans not fitting.",
+            f"time of the start; {tries} random tries end {share - 1:.0%} slower on average, "
+            f"{misses:.0%} of all plans not fitting.",
         )  # fmt: skip
 
 
