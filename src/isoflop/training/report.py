@@ -335,6 +335,9 @@ def _changes(
     if not recipe.offload_activations:
         attempt("activations of some layers in host memory",
                 evolve(recipe, offload_activations=True), device, cluster, job)  # fmt: skip
+    if recipe.state_is_away and recipe.offload_weights == "none":
+        attempt("weights in host memory", evolve(recipe, offload_weights="cpu"), device, cluster,
+                job)  # fmt: skip
     if recipe.optimizer == "adam":
         attempt("8-bit Adam", evolve(recipe, optimizer="adam8bit"), device, cluster, job)
     if not recipe.exchange and recipe.gradient_bytes > 2:
