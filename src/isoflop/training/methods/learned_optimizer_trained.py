@@ -82,7 +82,7 @@ class LearnedOptimizerTrained(TrainingMethod):
             hidden, updates, np.random.default_rng(round(settings["seed"])), evolution
         )
         steps = evolution.horizon
-        curves = {name: tuned(name, steps) for name in RATES}
+        curves: dict[str, tuple[float | None, Array]] = {n: tuned(n, steps) for n in RATES}
         many = learned(np.repeat(theta[None], TASKS, axis=0), hidden)
         name = f"learned, width {hidden}"
         curves[name] = (None, evaluate(many, steps, TASKS, JUDGED_ON))
