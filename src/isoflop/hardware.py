@@ -251,10 +251,22 @@ class Tier:
 
 @frozen(kw_only=True)
 class Host:
-    """The host of one node: CPU memory and storage for offload."""
+    """The host of one node: CPU memory and storage for offload.
+
+    Attributes
+    ----------
+    memory_bytes, memory_bandwidth_bytes_per_s : float
+    link_bytes_per_s : float
+        What all devices of the node together reach to host memory, per direction, where that is
+        less than the sum of their links; 0 if not known to be.
+    nvme_bytes, nvme_read_bytes_per_s, nvme_write_bytes_per_s : float
+        Local drives together; 0 if none are named.
+    """
 
     memory_bytes: float
     memory_bandwidth_bytes_per_s: float
+    link_bytes_per_s: float = 0.0
+    nvme_bytes: float = 0.0
     nvme_read_bytes_per_s: float = 0.0
     nvme_write_bytes_per_s: float = 0.0
     cpu: str = ""

@@ -4,7 +4,8 @@ import re
 import pytest
 
 from isoflop.cli import main
-from isoflop.training.plan import Recipe, TrainingJob, TrainingPlan, parse_training_plan
+from isoflop.training.plan import Recipe, TrainingJob, TrainingPlan
+from isoflop.training.plan_text import parse_training_plan
 
 
 def run(capsys, *arguments: str) -> str:

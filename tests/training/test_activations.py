@@ -14,13 +14,14 @@ from isoflop.training.activations import activation_modules, kept_bytes
 from isoflop.training.emit import emit
 from isoflop.training.memory import (
     fewest_layers,
-    host_bytes,
     memory_parts,
     total_bytes,
     usable_bytes,
     usable_host_bytes,
 )
-from isoflop.training.plan import Plans, Recipe, TrainingJob, TrainingPlan, parse_training_plan
+from isoflop.training.offload import host_bytes
+from isoflop.training.plan import Plans, Recipe, TrainingJob, TrainingPlan
+from isoflop.training.plan_text import parse_training_plan
 from isoflop.training.search import fill_memory, search_plans
 from isoflop.training.space import SpaceLimits
 from isoflop.training.time import StepPricer

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoflop.errors import InvalidPlan
-from isoflop.training.plan import Plans, TrainingPlan, parse_training_plan
+from isoflop.training.plan import Plans, TrainingPlan
+from isoflop.training.plan_text import parse_training_plan
 from isoflop.training.stages import balanced, corner_stages, layers_at, stage_list
 
 

@@ -8,7 +8,8 @@ from isoflop.errors import InvalidPlan
 from isoflop.hardware import load_fleet
 from isoflop.models import load_model
 from isoflop.training.memory import memory_parts
-from isoflop.training.plan import Plans, Recipe, TrainingJob, TrainingPlan, parse_training_plan
+from isoflop.training.plan import Plans, Recipe, TrainingJob, TrainingPlan
+from isoflop.training.plan_text import parse_training_plan
 from isoflop.training.schedule import StageTimes, find_schedule
 from isoflop.training.time import StepPricer
 from isoflop.training.timeline import StepTimeline, step_timeline

@@ -3,51 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from ._options import Count
+from ._training import DEFAULT_JOB, DEFAULT_RECIPE, Flag, JobOptions, RecipeOptions
 
 if TYPE_CHECKING:
     from ..training.plan import Recipe, TrainingJob
     from ..training.published import PublishedRun
     from ..training.report import PlanReport
 
-MASTER = {"fp32": 4.0, "bf16": 2.0, "none": 0.0}
-DEFAULT_SEQUENCE = 4096
-DEFAULT_BATCH_TOKENS = 4_194_304
-
 
 def plan(
     model: str,
     *,
     on: str,
-    tokens: str = "",
-    batch: str = "",
-    global_batch: Count | None = None,
-    seq: Count | None = None,
+    size: JobOptions = DEFAULT_JOB,
     layout: Annotated[str, Parameter(name="--plan")] = "",
     why_not: str = "",
-    weights: Annotated[str, Parameter(name="--format")] = "bf16",
-    optimizer: Literal[
-        "adam", "adam16", "adam8bit", "adafactor", "muon", "sgd", "learned"
-    ] = "adam",
-    master: Literal["fp32", "bf16", "none"] = "fp32",
-    offload: Literal["none", "cpu", "nvme"] = "none",
-    offload_activations: Annotated[bool, Parameter(negative=())] = False,
-    recompute_modules: str = "",
-    narrow_activations: Annotated[bool, Parameter(negative=())] = False,
-    gradients: str = "",
-    held_gradients: Literal["fp32", "bf16"] = "fp32",
-    context: Literal["ring", "all-gather", "ulysses"] = "ring",
-    placement: Literal["data-inside", "pipeline-inside"] = "data-inside",
-    imbalance: float = 1.0,
-    adapters: Annotated[bool, Parameter(negative=())] = False,
-    overlap_tensor: Annotated[bool, Parameter(negative=())] = False,
-    overlap_expert: Annotated[bool, Parameter(negative=())] = False,
+    options: RecipeOptions = DEFAULT_RECIPE,
     emit: str = "",
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Flag = False,
     plot: Path | None = None,
 ) -> None:
     """Find the fastest training plan that fits, what bounds it, its cost and what would help.
@@ -60,51 +37,14 @@ def plan(
         Fleet: 512xh100-sxm, 1024xdgx-h100, or with a price of yours in USD per device-hour,
         512xh100-sxm@2.10. Several by commas: the best plan of each, and the
         fleets that no other beats in both time and money.
-    tokens
-        Tokens of the run, such as 2T: adds days, dollars and energy.
-    batch
-        Tokens per step, such as 4M; default 4,194,304.
-    global_batch
-        Sequences per step, instead of batch.
-    seq
-        Tokens per sequence; default 4096, or the model's limit where that is less.
+    size
+        What is trained.
     layout
         Price this plan instead of searching: tp8,pp4,vpp2,mb1,zero1,sp,full; dp fills the fleet.
     why_not
         Say why this plan was not chosen.
-    weights
-        Operand format of the linear layers: bf16, fp16, fp8, mxfp8-e4m3, nvfp4.
-    optimizer
-        Decides the bytes of state per parameter.
-    master
-        The optimizer's own copy of the weights: fp32, bf16, or none.
-    offload
-        Where optimizer state lives.
-    offload_activations
-        Let the search keep activations of some layers in host memory where that is quicker than
-        computing them again; in a plan of yours: offload20.
-    recompute_modules
-        Modules computed again in every layer, by commas: layernorm, mla_up_proj, mlp, moe_act,
-        shared_experts.
-    narrow_activations
-        Products of 8 or 4 bits keep their inputs as narrow (Transformer Engine).
-    gradients
-        How gradients travel between data ranks: fp32 (default), bf16, 8bit, 1bit, or powersgd4 for
-        factors of rank 4.
-    held_gradients
-        How gradients are added up and, unless --gradients says otherwise, travel.
-    context
-        How context ranks exchange keys and values: ring, all-gather, or ulysses (heads for tokens).
-    placement
-        Which ranks share a node's fast links after tensor and context ranks: data or pipeline.
-    imbalance
-        Tokens of the fullest expert rank over the mean: what its experts compute, hold and receive.
-    adapters
-        Train low-rank adapters alone (LoRA): frozen weights have no gradients or optimizer state.
-    overlap_tensor
-        Tensor-parallel collectives overlap with products.
-    overlap_expert
-        The exchange of tokens between experts overlaps with compute.
+    options
+        How it is trained.
     emit
         Print the plan's settings for megatron, torchtitan or deepspeed, and nothing else.
     json
@@ -112,17 +52,10 @@ def plan(
     plot
         Write a chart: .svg, .png or .html.
     """
-    from ..training.plan import Recipe
+    from ..models import load_asked
 
-    recipe = Recipe(
-        format=_format(weights), optimizer=optimizer, offload=offload, exchange=gradients,
-        gradient_bytes=4.0 if held_gradients == "fp32" else 2.0,
-        context=context, placement=placement, imbalance=imbalance, master_bytes=MASTER[master],
-        adapters=adapters, offload_activations=offload_activations,
-        narrow_activations=narrow_activations, recompute_modules=_modules(recompute_modules),
-        overlap_tensor=overlap_tensor, overlap_expert=overlap_expert, fused_exchange=True,
-    )  # fmt: skip
-    job = _job(model, tokens, batch, global_batch, seq)
+    recipe = options.recipe()
+    job = size.job(load_asked(model))
     fleets = [f.strip() for f in on.split(",") if f.strip()]
     if len(fleets) > 1:
         _compare(job, recipe, fleets, layout, json)
@@ -142,7 +75,7 @@ def _report(job: TrainingJob, recipe: Recipe, on: str, layout: str, why_not: str
 
     from ..errors import InvalidPlan
     from ..hardware import load_fleet
-    from ..training.plan import fill_data, parse_training_plan
+    from ..training.plan_text import fill_data, parse_training_plan
     from ..training.report import (
         describe_plan,
         explain_why_not,
@@ -221,39 +154,6 @@ def _beats(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return all(x <= y for x, y in zip(first, second)) and first != second
 
 
-def _modules(text: str) -> tuple[Any, ...]:
-    return tuple(filter(None, (part.strip() for part in text.split(","))))
-
-
-def _format(name: str) -> str:
-    from ..formats import load_format
-
-    return load_format(name).id
-
-
-def _job(
-    model: str, tokens: str, batch: str, global_batch: int | None, seq: int | None
-) -> TrainingJob:
-    from ..errors import InvalidInput
-    from ..models import load_asked
-    from ..training.plan import TrainingJob
-    from ..units import parse
-
-    spec = load_asked(model)
-    length = seq if seq is not None else min(DEFAULT_SEQUENCE, spec.max_context)
-    if length < 1:
-        raise InvalidInput(f"The sequence length is {length}; it must be at least 1.")
-    if batch and global_batch is not None:
-        raise InvalidInput("Give --batch in tokens or --global-batch in sequences, not both.")
-    if global_batch is None:
-        wanted = parse(batch, "tokens", "batch") if batch else float(DEFAULT_BATCH_TOKENS)
-        if not 0 < wanted < float("inf"):
-            raise InvalidInput(f"The batch is {batch}; it must be a positive number of tokens.")
-        global_batch = max(1, round(wanted / length))
-    run = parse(tokens, "tokens", "tokens") if tokens else 0.0
-    return TrainingJob(model=spec, global_batch=global_batch, sequence_tokens=length, tokens=run)
-
-
 def _answer(report: PlanReport, framework: str, json: bool) -> None:
     if framework:
         from ..training.emit import emit
@@ -298,10 +198,25 @@ def _print(report: PlanReport) -> None:
     for name, value in sorted(r.memory.items(), key=lambda kv: -kv[1]):
         if value > 0:
             out.print(f"  {name:12s} {_bar(value / r.usable_bytes)} {show_bytes(value)}")
+    _print_away("Host memory", r.host, r.usable_host_bytes, out)
+    _print_away("Drives", r.drives, r.usable_drive_bytes, out)
     out.print(f"\nStep  bound by {r.bound}")
     for row in r.rows():
         out.print(f"  {row['part']:12s} {_bar(row['share'])} {show_s(row['seconds'])}")
     _print_more(report, out)
+
+
+def _print_away(place: str, parts: dict[str, float], usable: float, out) -> None:
+    """What a device keeps away from it, where it does."""
+    from ..units import show_bytes
+
+    used = sum(parts.values())
+    if used <= 0:
+        return
+    out.print(f"\n{place}  {show_bytes(used)} of {show_bytes(usable)} usable a device")
+    for name, value in sorted(parts.items(), key=lambda kv: -kv[1]):
+        if value > 0:
+            out.print(f"  {name:12s} {_bar(value / usable)} {show_bytes(value)}")
 
 
 def _spread(r: PlanReport) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -53,7 +53,7 @@ def schedules(
     """
     from ..errors import InvalidInput, InvalidPlan
     from ..training.schedule import StageTimes, find_schedule, schedule_names
-    from ._output import console, print_json, table
+    from ._output import print_json
 
     for name, value in (("forward", forward), ("backward", backward), ("weight", weight)):
         if not 0 < value < float("inf"):
@@ -81,21 +81,27 @@ def schedules(
     if json:
         print_json(rows + absent)
     else:
-        shown = [[r["schedule"], f"{r['total_s']:.4g}", f"{r['closed_form_s']:.4g}",
-                  f"{r['bubble']:.1%}", f"{r['peak_in_flight']:.3g}",
-                  r["reference"].split(", arXiv ")[-1]]
-                 for r in rows]  # fmt: skip
-        title = f"{stages} stages, {micro_batches} micro-batches"
-        columns = ["schedule", "step", "closed form", "bubble", "most in flight", "arXiv"]
-        console().print(table(title, columns, shown))
-        console().print("Closed forms hold for even stages and free transfers.")
-        for r in absent:
-            console().print(f"{r['schedule']} is left out: {r['reason']}")
+        _print_schedules(f"{stages} stages, {micro_batches} micro-batches", rows, absent)
     if plot is not None:
         from ..plots.pipeline import chart
         from ._output import write_chart
 
         write_chart(chart(lines), plot, quiet=json)
+
+
+def _print_schedules(title: str, rows: list[dict[str, Any]], absent: list[dict[str, Any]]) -> None:
+    """Schedules as a table, and why some are not in it."""
+    from ._output import console, table
+
+    shown = [[r["schedule"], f"{r['total_s']:.4g}", f"{r['closed_form_s']:.4g}",
+              f"{r['bubble']:.1%}", f"{r['peak_in_flight']:.3g}",
+              r["reference"].split(", arXiv ")[-1]]
+             for r in rows]  # fmt: skip
+    columns = ["schedule", "step", "closed form", "bubble", "most in flight", "arXiv"]
+    console().print(table(title, columns, shown))
+    console().print("Closed forms hold for even stages and free transfers.")
+    for r in absent:
+        console().print(f"{r['schedule']} is left out: {r['reason']}")
 
 
 @app.command

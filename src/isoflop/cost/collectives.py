@@ -190,7 +190,7 @@ def tier_for(device: Accelerator, cluster: Cluster | None, ranks: int) -> Tier:
     Without a cluster the device's own scale-up link is used up to its usual domain, and an
     InfiniBand-class network of 50 GB/s per device beyond.
     """
-    if cluster is not None:
+    if cluster is not None and cluster.tiers:
         for tier in cluster.tiers:
             if ranks <= tier.devices:
                 return tier

@@ -30,6 +30,11 @@ def emit(framework: str, job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -
             "host memory (Megatron-Core: cpu_offloading and cpu_offloading_num_layers of its "
             "TransformerConfig, without a pipeline); leave offload out and set it by hand."
         )
+    if plan.offload_weights != "none" and framework != "deepspeed":
+        raise InvalidInput(
+            f"No setting of {framework} is known here for weights in {plan.offload_weights} "
+            "memory; leave weights out of the plan, or emit for deepspeed."
+        )
     if recipe.recompute_modules and framework != "megatron":
         raise InvalidInput(
             f"{framework} has no setting for {', '.join(recipe.recompute_modules)} alone; leave "
@@ -203,8 +208,7 @@ def _deepspeed(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
     zero: dict[str, object] = {"stage": plan.zero, "overlap_comm": recipe.overlap_data}
     if plan.shard and plan.zero == 3:
         zero["zero_hpz_partition_size"] = plan.shard
-    if recipe.offload != "none":
-        zero["offload_optimizer"] = {"device": recipe.offload, "pin_memory": True}
+    zero.update(_deepspeed_offload(recipe, plan))
     steps = job.global_batch // (plan.data * plan.micro_batch)
     config: dict[str, object] = {
         "train_batch_size": job.global_batch,
@@ -214,3 +218,19 @@ def _deepspeed(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
         "fp16" if recipe.format == "fp16" else "bf16": {"enabled": True},
     }
     return json.dumps(config, indent=2) + "\n"
+
+
+def _deepspeed_offload(recipe: Recipe, plan: TrainingPlan) -> dict[str, object]:
+    """Where DeepSpeed keeps optimizer state and weights; a path of drives is the user's to set."""
+    if recipe.offload != "none" and plan.zero < (3 if recipe.offload == "nvme" else 2):
+        raise InvalidInput(
+            f"DeepSpeed keeps optimizer state on {recipe.offload} under ZeRO "
+            f"{'3' if recipe.offload == 'nvme' else '2 or 3'}, not under ZeRO {plan.zero}. Name a "
+            "plan with that stage."
+        )
+    places = {"offload_optimizer": recipe.offload, "offload_param": plan.offload_weights}
+    return {
+        name: {"device": place, "pin_memory": True}
+        | ({"nvme_path": "/local_nvme"} if place == "nvme" else {})
+        for name, place in places.items() if place != "none"
+    }  # fmt: skip

@@ -11,8 +11,11 @@ from .compute import Network
 
 def network_of(device: Accelerator, cluster: Cluster | None, count: int) -> Network:
     """The two tiers training collectives see."""
-    node = cluster.tiers[0].devices if cluster else min(max(device.links.scale_up_domain, 1), 8)
-    node = cluster.tiers[0].devices if cluster else max(node, 8 if count > 1 else 1)
+    if cluster is None:
+        node = min(max(device.links.scale_up_domain, 1), 8)
+        node = max(node, 8 if count > 1 else 1)
+    else:  # a workstation of one device has no network
+        node = cluster.tiers[0].devices if cluster.tiers else cluster.devices_per_node
     inner = tier_for(device, cluster, min(node, max(count, 2)))
     outer = tier_for(device, cluster, max(node + 1, count))
     return Network(

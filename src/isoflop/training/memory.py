@@ -20,7 +20,6 @@ from .activations import (
     ALTERNATE,
     FULL,
     LayerShape,
-    away_bytes,
     kept_bytes,
     layer_shape,
     stage_activation_bytes,
@@ -38,9 +37,12 @@ SP_COPIES = 5.0
 OFFLOAD_BUFFERS = 2.0
 """Layers of one micro-batch that stay on the device beside those in host memory."""
 HOST_SHARE = 0.8
-"""Share of host memory that activations may take."""
+"""Share of host memory that a run may take."""
 DEFAULT_HOST_BYTES = 128e9
 """Host memory per device where the catalog names no host; estimate."""
+FETCHED_LAYERS = 2.0
+"""Layers whose own shards are on their way from or to the host: the one after next, and the last
+one's gradients."""
 PREFETCHED_LAYERS = 2.0
 """Layers whose weights are gathered at once under ZeRO-3: the running one and the next."""
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "transient", "reserve")
@@ -118,12 +120,15 @@ def memory_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Ar
 def least_bytes(job: TrainingJob, recipe: Recipe, plans: Plans, zero: int) -> Array:
     """Bytes that no recomputation and no ZeRO stage up to `zero` takes a layout below.
 
-    All layers recomputed, everything sharded as far as the stage goes, and nothing transient.
+    All layers recomputed, everything sharded as far as the stage goes, weights away where the
+    recipe lets them, and nothing transient.
     """
     ranks = plans.data * plans.context
+    away = (plans.pipeline == 1) & (zero == 3) & (recipe.offload_weights != "none")
     lean = evolve(
         plans, recompute=np.full_like(plans.zero, FULL), shard=ranks,
-        zero=np.where(ranks > 1, zero, 0), full_layers=np.zeros_like(plans.zero),
+        zero=np.where((ranks > 1) | away, zero, 0), full_layers=np.zeros_like(plans.zero),
+        offload_weights=away.astype(int),
     )  # fmt: skip
     parts = memory_parts(job, recipe, lean)
     kept = 0.0 if recipe.offload_activations else parts["activations"]
@@ -161,15 +166,8 @@ def fewest_layers(
     return np.where((fewest <= most) & ~uneven(plans), fewest, 0.0).astype(np.int32)
 
 
-def host_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
-    """Bytes of activations that one device of the fullest stage keeps in host memory."""
-    layers = stage_layers(job, recipe, plans)
-    flying = in_flight_at(plans, micro_batches(job, plans), np.zeros_like(plans.pipeline))
-    return flying * away_bytes(job, recipe, plans, layers)
-
-
 def usable_host_bytes(cluster: Cluster | None) -> float:
-    """What a device's process may take of its host's memory for activations."""
+    """What a device's process may take of its host's memory."""
     if cluster is None or cluster.host is None:
         return HOST_SHARE * DEFAULT_HOST_BYTES
     return HOST_SHARE * cluster.host.memory_bytes / cluster.devices_per_node
@@ -229,16 +227,19 @@ def _parts(
             dense / np.where(split, ranks, 1.0) + experts / np.where(split, expert_ranks, 1.0)
         )
 
-    sharded_weights = recipe.master_bytes > 0
-    weights = np.where((plans.zero == 3) & sharded_weights, 0.0, shared(2.0, 3))
-    away = recipe.offload != "none" or recipe.adapters
-    state = np.zeros(len(plans)) if away else shared(recipe.state_bytes, 1)
+    # Sharded master copies on the device are the weights: what is gathered is cast from them.
+    master = (plans.zero == 3) & (recipe.master_bytes > 0) & (not recipe.state_is_away)
+    away = plans.offload_weights > 0
+    weights = np.where(master | away, 0.0, shared(2.0, 3))
+    state = np.zeros(len(plans)) if recipe.state_is_away else shared(recipe.state_bytes, 1)
     tokens = plans.micro_batch * job.sequence_tokens / plans.context
     # DualPipe keeps two stages' weights on every device (DeepSeek-V3, table 2).
     weights = weights * np.where(plans.schedule == DUALPIPE, 2.0, 1.0)
     return {
         "weights": weights,
-        "gradients": shared(0.0 if recipe.adapters else recipe.gradient_bytes, 2)
+        "gradients": np.where(
+            away, 0.0, shared(0.0 if recipe.adapters else recipe.gradient_bytes, 2)
+        )
         + (0.0 if recipe.adapters else recipe.gradient_exchange.error_bytes) * (dense + experts),
         "optimizer": state,
         "activations": stage_activation_bytes(job, recipe, plans, layers) * flying,
@@ -291,7 +292,18 @@ def _transient(
     again = again + np.where(plans.sequence_parallel, SP_COPIES * 2.0 * s.hidden * tokens, 0.0)
     again = again + _stage_buffers(job, recipe, plans, tokens)
     again = again + gathered_keys_bytes(job, recipe, plans)
+    again = again + _fetched_bytes(recipe, plans, dense, experts, layers)
     return again + np.where(plans.zero == 3, gathered, pending)
+
+
+def _fetched_bytes(
+    recipe: Recipe, plans: Plans, dense: Array, experts: Array, layers: Array
+) -> Array:
+    """Own shards of weights that come from the host ahead of need, and of gradients that leave."""
+    owners = np.maximum(plans.shard * plans.tensor / (plans.expert * plans.expert_tensor), 1.0)
+    own = (dense / plans.shard + experts / owners) / layers
+    each = 2.0 + (0.0 if recipe.adapters else recipe.gradient_bytes)
+    return np.where(plans.offload_weights > 0, FETCHED_LAYERS * each * own, 0.0)
 
 
 def gathered_keys_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:

@@ -6,13 +6,12 @@ array arithmetic; `TrainingPlan` is one of them, for people.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 import attrs
 import numpy as np
-from attrs import evolve, frozen
+from attrs import frozen
 
 from ..cost.features import Array
 from ..errors import InvalidInput, InvalidPlan
@@ -28,6 +27,7 @@ Placement = Literal["data-inside", "pipeline-inside"]
 Optimizer = Literal["adam", "adam16", "adam8bit", "adafactor", "muon", "sgd", "learned"]
 Module = Literal["layernorm", "mla_up_proj", "mlp", "moe_act", "shared_experts"]
 SCHEDULES = get_args(Schedule)
+OFFLOAD = get_args(Offload)
 RECOMPUTE = get_args(Recompute)
 """none; selective: the attention core (Korthikanti et al. 2022); alternate: everything but
 attention's output and every second product's (torchtitan's per-operator option); full: layers."""
@@ -137,7 +137,12 @@ class Recipe:
     logit_bytes : float
         Peak bytes kept per logit of the last stage's micro-batch.
     offload : {"none", "cpu", "nvme"}
-        Where optimizer state lives.
+        Where optimizer state lives: on the device, in host memory, or on the node's drives, from
+        where the CPU updates it (Ren et al. 2021, ZeRO-Offload; Rajbhandari et al. 2021,
+        ZeRO-Infinity).
+    offload_weights : {"none", "cpu", "nvme"}
+        How far away a search may keep sharded weights (a plan's `offload_weights`), which takes
+        optimizer state that is away too.
     offload_activations : bool
         Whether a search may keep activations of some layers in host memory (a plan's
         `offload_layers`) where recomputing layers is slower.
@@ -178,6 +183,7 @@ class Recipe:
     traced: bool = False
     logit_bytes: float = 4.0
     offload: Offload = "none"
+    offload_weights: Offload = "none"
     offload_activations: bool = False
     recompute_modules: tuple[Module, ...] = ()
     narrow_activations: bool = False
@@ -207,6 +213,12 @@ class Recipe:
             )
         if self.exchange:
             find_exchange(self.exchange)
+        if self.offload_weights != "none" and not self.state_is_away:
+            raise InvalidInput(
+                f"Weights may go to {self.offload_weights} where the optimizer's state, which has "
+                "a copy of them, has left the device too: add --offload cpu or nvme, or train "
+                "adapters alone."
+            )
         strange = [m for m in self.recompute_modules if m not in get_args(Module)]
         if strange:
             raise InvalidInput(
@@ -218,6 +230,11 @@ class Recipe:
     def rounds(self) -> float:
         """Forward passes' worth of FLOP a step needs: frozen weights have no gradient of theirs."""
         return 2.0 if self.adapters else 3.0
+
+    @property
+    def state_is_away(self) -> bool:
+        """Whether no optimizer state of the weights is on the device."""
+        return self.offload != "none" or self.adapters
 
     @property
     def gradient_exchange(self) -> GradientExchange:
@@ -256,6 +273,10 @@ class TrainingPlan:
         for the others (Megatron-LM's block method); 0: none.
     offload_layers : int
         Layers of every stage whose activations wait in host memory for their backward pass.
+    offload_weights : {"none", "cpu", "nvme"}
+        Where every rank keeps its shard of the weights under ZeRO-3 (Rajbhandari et al. 2021,
+        ZeRO-Infinity): fetched over its own link and gathered layer by layer, forward and backward;
+        reduced gradients leave for where the optimizer's state is.
     first, last : int
         Layers of the first and the last stage, the rest spread over those between; 0: spread too.
     layers : tuple of int
@@ -280,6 +301,7 @@ class TrainingPlan:
     sequence_parallel: bool = False
     full_layers: int = 0
     offload_layers: int = 0
+    offload_weights: Offload = "none"
     first: int = 0
     last: int = 0
     layers: tuple[int, ...] = ()
@@ -303,6 +325,12 @@ class TrainingPlan:
             raise InvalidPlan(
                 f"full{self.full_layers} recomputes that many layers of a stage beside none or "
                 f"selective recomputation, not beside {self.recompute}. Name one of the two."
+            )
+        if self.offload_weights != "none" and (self.zero != 3 or self.pipeline > 1):
+            raise InvalidPlan(
+                f"Weights wait in {self.offload_weights} memory as the shards of ZeRO 3, fetched "
+                "layer by layer; a pipeline keeps them gathered between micro-batches. Use zero3 "
+                "without pp, or leave weights out of the plan."
             )
         self._check_stages()
 
@@ -336,7 +364,7 @@ class TrainingPlan:
         return self.tensor * self.pipeline * self.data * self.context
 
     def describe(self) -> str:
-        """Short text that `parse_training_plan` reads back, such as `tp8,pp4,dp16,mb1,zero1`."""
+        """Short text that `isoflop.training.plan_text` reads back: `tp8,pp4,dp16,mb1,zero1`."""
         short = {
             "tp": self.tensor, "pp": self.pipeline, "dp": self.data, "cp": self.context,
             "ep": self.expert, "etp": self.expert_tensor, "vpp": self.virtual,
@@ -349,6 +377,7 @@ class TrainingPlan:
         counts = {"full": self.full_layers, "offload": self.offload_layers,
                   "first": self.first, "last": self.last}  # fmt: skip
         parts += [f"{k}{v}" for k, v in counts.items() if v]
+        parts += [f"weights={self.offload_weights}"] if self.offload_weights != "none" else []
         parts += ["balanced"] if self.balanced else []
         parts += ["layers=" + "/".join(map(str, self.layers))] if self.layers else []
         default = "interleaved" if self.virtual > 1 else "1f1b"
@@ -356,71 +385,12 @@ class TrainingPlan:
         return ",".join(parts)
 
 
-_KEYS = {
-    "tp": "tensor", "pp": "pipeline", "dp": "data", "cp": "context", "ep": "expert",
-    "etp": "expert_tensor", "mb": "micro_batch", "vpp": "virtual", "zero": "zero",
-    "shard": "shard", "full": "full_layers", "offload": "offload_layers", "first": "first",
-    "last": "last",
-}  # fmt: skip
-
-
-def parse_training_plan(text: str) -> TrainingPlan:
-    """`"tp8,pp4,vpp2,mb1,zero1,full"` as a plan; a missing dp is filled in by the caller.
-
-    Raises
-    ------
-    InvalidPlan
-        If a part is not understood or out of range.
-    """
-    values: dict[str, object] = {}
-    for part in filter(None, re.split(r"[,\s]+", text.strip().lower())):
-        match = re.fullmatch(r"([a-z]+)=?(\d{1,6})", part)
-        if re.fullmatch(r"layers=\d{1,4}(/\d{1,4})*", part):
-            values["layers"] = tuple(int(n) for n in part.removeprefix("layers=").split("/"))
-        elif part == "sp":
-            values["sequence_parallel"] = True
-        elif part == "balanced":
-            values["balanced"] = True
-        elif part in RECOMPUTE:
-            values["recompute"] = part
-        elif part in SCHEDULES:
-            values["schedule"] = part
-        elif match and match.group(1) in _KEYS:
-            values[_KEYS[match.group(1)]] = int(match.group(2))
-        else:
-            raise InvalidPlan(
-                f"'{part}' in the plan '{text}' is not understood. Write degrees such as "
-                f"{', '.join(f'{k}2' for k in _KEYS)}, layers=8/8/7/7, balanced, sp, one of "
-                f"{', '.join(RECOMPUTE)} and one of {', '.join(SCHEDULES)}."
-            )
-    if values.get("virtual", 1) != 1 and "schedule" not in values:
-        values["schedule"] = "interleaved"
-    return TrainingPlan(**values)  # type: ignore[arg-type]
-
-
-def fill_data(plan: TrainingPlan, devices: int) -> TrainingPlan:
-    """The plan with its data degree set so that it fills `devices`, if it was left at 1.
-
-    Raises
-    ------
-    InvalidPlan
-        If the plan does not divide the devices.
-    """
-    if plan.devices == devices:
-        return plan
-    if plan.data == 1 and devices % plan.devices == 0:
-        return evolve(plan, data=devices // plan.devices)
-    raise InvalidPlan(
-        f"The plan {plan.describe()} takes {plan.devices} devices and the fleet has {devices}. "
-        "Choose degrees whose product divides the fleet; leave dp out to fill it."
-    )
-
-
 @frozen(kw_only=True, eq=False)
 class Plans:
     """Many plans: one integer array per field of `TrainingPlan`, all of one shape.
 
-    `recompute` and `schedule` index RECOMPUTE and SCHEDULES; `shard` is filled in. `stages` holds
+    `recompute`, `schedule` and `offload_weights` index RECOMPUTE, SCHEDULES and OFFLOAD; `shard` is
+    filled in. `stages` holds
     the explicit layers of each stage, shape (plans, most stages), zero where a plan gives none.
     """
 
@@ -439,6 +409,7 @@ class Plans:
     sequence_parallel: Array
     full_layers: Array
     offload_layers: Array
+    offload_weights: Array
     first: Array
     last: Array
     stages: Array
@@ -453,6 +424,7 @@ class Plans:
             row[: len(p.layers)] = p.layers
         columns["recompute"] = np.array([RECOMPUTE.index(p.recompute) for p in plans])
         columns["schedule"] = np.array([SCHEDULES.index(p.schedule) for p in plans])
+        columns["offload_weights"] = np.array([OFFLOAD.index(p.offload_weights) for p in plans])
         columns["shard"] = np.array([p.shard or p.data * p.context for p in plans])
         return cls(**columns)
 
@@ -478,6 +450,7 @@ class Plans:
         return TrainingPlan(**values | {
             "recompute": RECOMPUTE[values["recompute"]],
             "schedule": SCHEDULES[values["schedule"]],
+            "offload_weights": OFFLOAD[values["offload_weights"]],
             "sequence_parallel": bool(values["sequence_parallel"]),
             "layers": tuple(int(n) for n in self.stages[index] if n > 0),
         })  # type: ignore[arg-type]  # fmt: skip

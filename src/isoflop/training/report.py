@@ -6,28 +6,22 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from ..cost.power import Load, power_watts
 from ..errors import DoesNotFit, InvalidPlan, IsoflopError
 from ..hardware import Accelerator, Cluster
 from ..units import show_bytes, show_s
 from .activations import activation_modules
+from .checks import check_plan, check_recipe
 from .fleet import network_of
 from .goodput import Goodput, goodput
-from .memory import (
-    host_bytes,
-    memory_parts,
-    micro_batches,
-    total_bytes,
-    usable_bytes,
-    usable_host_bytes,
-)
+from .memory import memory_parts, micro_batches, total_bytes, usable_bytes, usable_host_bytes
+from .offload import away_parts, shortage, usable_nvme_bytes
 from .plan import Plans, Recipe, TrainingJob, TrainingPlan
-from .schedule import find_schedule
 from .search import PlanSearch, search_plans
-from .space import SpaceLimits, fits_tensor, shares_heads
-from .stages import balanced, stage_list
+from .space import SpaceLimits
+from .stages import balanced
 from .time import StepPricer, StepTime
 from .timeline import StepTimeline, step_timeline
 from .utilization import step_flop
@@ -40,7 +34,7 @@ BOUND_BY = {
     "forward": "compute", "backward": "compute", "recompute": "recomputation",
     "tensor": "tensor-parallel communication", "context": "context-parallel communication",
     "experts": "expert exchange", "weights": "gathering sharded weights",
-    "offload": "activations to and from host memory",
+    "offload": "offloading to the host",
     "bubble": "the pipeline bubble", "transfer": "stage transfers",
     "gradients": "gradient reduction", "optimizer": "the optimizer's memory traffic",
     "host": "the host",
@@ -65,6 +59,8 @@ class PlanReport:
     ----------
     step_parts, memory : dict of str to float
         Seconds and bytes by part.
+    host, drives : dict of str to float
+        Bytes per device in host memory and on its node's drives, by part.
     model_flop_utilization, hardware_flop_utilization : float
         Of the dense 16-bit rate; causal attention at half the score matrix, the second with
         recomputation.
@@ -88,6 +84,10 @@ class PlanReport:
     watts: float
     goodput: Goodput
     step: StepTime
+    host: dict[str, float] = field(factory=dict)
+    drives: dict[str, float] = field(factory=dict)
+    usable_host_bytes: float = 0.0
+    usable_drive_bytes: float = 0.0
     runner_up: TrainingPlan | None = None
     runner_up_s: float = 0.0
     search: PlanSearch | None = None
@@ -126,6 +126,15 @@ class PlanReport:
         return step_timeline(self.job, self.recipe, self.plan, self.step, most)
 
     @property
+    def fits(self) -> bool:
+        """Whether device, host memory and drives hold the plan."""
+        return (
+            sum(self.memory.values()) <= self.usable_bytes
+            and sum(self.host.values()) <= self.usable_host_bytes
+            and sum(self.drives.values()) <= self.usable_drive_bytes
+        )
+
+    @property
     def bound(self) -> str:
         """What takes most of the step, in words."""
         groups: dict[str, float] = {}
@@ -153,10 +162,12 @@ class PlanReport:
             "activation_modules_bytes": activation_modules(
                 self.job, self.recipe, Plans.of([self.plan])
             ),
-            "plan": self.plan.describe(), "fits": used <= self.usable_bytes,
+            "plan": self.plan.describe(), "fits": self.fits,
             "step_s": self.step_s, "step_parts_s": self.step_parts,
             "tokens_per_s": self.tokens_per_s, "memory_parts_bytes": self.memory,
             "memory_bytes": used, "usable_bytes": self.usable_bytes,
+            "host_parts_bytes": self.host, "usable_host_bytes": self.usable_host_bytes,
+            "drive_parts_bytes": self.drives, "usable_drive_bytes": self.usable_drive_bytes,
             "model_flop_utilization": self.model_flop_utilization,
             "hardware_flop_utilization": self.hardware_flop_utilization,
             "flop_convention": f"{self.recipe.rounds:g} x forward, causal attention at half the "
@@ -184,73 +195,6 @@ class PlanReport:
         return out
 
 
-def check_plan(job: TrainingJob, plan: TrainingPlan, count: int) -> None:
-    """Raise `InvalidPlan`, with the numbers, if a plan does not divide job or fleet."""
-    model = job.model
-    if plan.devices != count:
-        raise InvalidPlan(
-            f"The plan {plan.describe()} takes {plan.devices} devices; the fleet has {count}."
-        )
-    if not fits_tensor(model, plan.tensor):
-        heads = sorted({g.mixer.heads for g in model.layers if g.mixer.heads})
-        raise InvalidPlan(
-            f"A tensor degree of {plan.tensor} does not divide {model.name}: it has "
-            f"{', '.join(map(str, heads))} heads. Use a divisor of its heads and widths."
-        )
-    if plan.pipeline * plan.virtual > model.depth:
-        raise InvalidPlan(
-            f"{model.name} has {model.depth} layers, which {plan.pipeline} stages of "
-            f"{plan.virtual} chunks cannot share. Lower pp or vpp."
-        )
-    share = plan.data * plan.micro_batch
-    if job.global_batch % share:
-        raise InvalidPlan(
-            f"A global batch of {job.global_batch} sequences does not divide by data x "
-            f"micro-batch = {plan.data} x {plan.micro_batch} = {share}. Change one of the three; "
-            f"{_multiples(job.global_batch, share)} would do."
-        )
-    _check_pipeline(job, plan, job.global_batch // share)
-    if plan.context > 1 and job.sequence_tokens % (2 * plan.context):
-        raise InvalidPlan(
-            f"Sequences of {job.sequence_tokens} tokens do not split into 2 x {plan.context} "
-            "chunks for context parallelism. Use a power of two."
-        )
-    experts = {g.ffn.experts for g in model.layers if g.ffn.kind == "moe"}
-    if plan.expert > 1 and not experts:
-        raise InvalidPlan(f"{model.name} has no experts; leave ep{plan.expert} out.")
-    for n in experts:
-        ranks = plan.tensor * plan.context * plan.data
-        if n % plan.expert or ranks % (plan.expert * plan.expert_tensor):
-            raise InvalidPlan(
-                f"{n} experts over ep{plan.expert} x etp{plan.expert_tensor} do not divide, or "
-                f"not into the {ranks} ranks of tensor x context x data."
-            )
-
-
-def _multiples(batch: int, share: int) -> str:
-    """The multiples of `share` next to a batch."""
-    below = batch // share * share
-    return f"{below} and {below + share}" if below else str(share)
-
-
-def _check_pipeline(job: TrainingJob, plan: TrainingPlan, count: int) -> None:
-    """Raise `InvalidPlan` where stages, layers and `count` micro-batches do not go together."""
-    if plan.pipeline > 1:
-        find_schedule(plan.schedule).check(plan.pipeline, count, plan.virtual)
-    stages = stage_list(plan, job.model.depth)
-    if plan.full_layers > max(stages):
-        raise InvalidPlan(
-            f"full{plan.full_layers} recomputes {plan.full_layers} layers of every stage, and the "
-            f"fullest has {max(stages)}. Give fewer, or full for all of them."
-        )
-    if plan.full_layers + plan.offload_layers > max(stages):
-        raise InvalidPlan(
-            f"offload{plan.offload_layers} keeps the activations of {plan.offload_layers} layers "
-            f"of every stage in host memory, and the fullest stage has "
-            f"{max(stages) - plan.full_layers} to spare. Give fewer."
-        )
-
-
 def describe_plan(
     job: TrainingJob, recipe: Recipe, device: Accelerator, count: int, plan: TrainingPlan,
     cluster: Cluster | None = None,
@@ -263,18 +207,7 @@ def describe_plan(
         If the plan does not divide the job.
     """
     check_plan(job, plan, count)
-    if plan.zero >= 2 and not recipe.gradient_exchange.shards:
-        raise InvalidPlan(
-            f"Gradients exchanged as {recipe.exchange} stay whole on every rank; ZeRO {plan.zero} "
-            "shards them. Use zero0, zero1, or another exchange such as 8bit."
-        )
-    shared = plan.tensor * plan.context
-    if plan.context > 1 and recipe.context == "ulysses" and not shares_heads(job.model, shared):
-        heads = sorted({g.mixer.heads for g in job.model.layers if g.mixer.heads})
-        raise InvalidPlan(
-            f"Ulysses gives every rank of a sequence whole heads: {', '.join(map(str, heads))} "
-            f"heads do not divide over tensor x context = {shared}. Lower one, or use ring."
-        )
+    check_recipe(job, recipe, plan)
     pricer = StepPricer(job=job, recipe=recipe, device=device, cluster=cluster)
     plans = Plans.of([plan])
     step = pricer.price(plans)
@@ -291,11 +224,13 @@ def describe_plan(
     peak = rates.get("bf16") or rates.get("fp16") or max(rates.values())
     hardware = float(step.hardware_flop[0]) / seconds / peak
     watts = float(power_watts(device, Load(compute=min(1.0, hardware), memory=MEMORY_BUSY)))
+    parts = [{k: float(v[0]) for k, v in p.items()} for p in away_parts(job, recipe, plans)]
     return PlanReport(
         job=job, recipe=recipe, device=device, count=count, plan=plan, step_s=seconds,
         step_parts={k: float(v[0]) for k, v in step.parts.items()},
         memory={k: float(v[0]) for k, v in memory_parts(job, recipe, plans).items()},
-        usable_bytes=usable_bytes(device),
+        usable_bytes=usable_bytes(device), host=parts[0], drives=parts[1],
+        usable_host_bytes=usable_host_bytes(cluster), usable_drive_bytes=usable_nvme_bytes(cluster),
         model_flop_utilization=step_flop(job) * recipe.rounds / 3.0 / count / seconds / peak,
         hardware_flop_utilization=hardware, sigma=pricer.calibration.sigma,
         measured_family=pricer.calibration.family == device.family, watts=watts,
@@ -400,6 +335,9 @@ def _changes(
     if not recipe.offload_activations:
         attempt("activations of some layers in host memory",
                 evolve(recipe, offload_activations=True), device, cluster, job)  # fmt: skip
+    if recipe.state_is_away and recipe.offload_weights == "none":
+        attempt("weights in host memory", evolve(recipe, offload_weights="cpu"), device, cluster,
+                job)  # fmt: skip
     if recipe.optimizer == "adam":
         attempt("8-bit Adam", evolve(recipe, optimizer="adam8bit"), device, cluster, job)
     if not recipe.exchange and recipe.gradient_bytes > 2:
@@ -437,6 +375,9 @@ def explain_why_not(report: PlanReport, plan: TrainingPlan, cluster: Cluster | N
             f"{name} does not fit: it needs {show_bytes(used)} of {show_bytes(other.usable_bytes)} "
             f"per device, most of it {part} ({show_bytes(other.memory[part])})."
         )
+    lack = shortage(report.job, report.recipe, Plans.of([other.plan]), cluster)
+    if lack is not None:
+        return f"{name} does not fit: it {lack.sentence}."
     ratio = other.step_s / report.step_s
     if ratio <= 1.0005:
         return f"{name} is as fast as the chosen plan: {show_s(other.step_s)} a step."
@@ -448,24 +389,17 @@ def explain_why_not(report: PlanReport, plan: TrainingPlan, cluster: Cluster | N
     )
 
 
-def _require_host(report: PlanReport, cluster: Cluster | None) -> None:
-    """Raise `DoesNotFit` if activations in host memory exceed what a device has of it."""
-    away = float(host_bytes(report.job, report.recipe, Plans.of([report.plan]))[0])
-    room = usable_host_bytes(cluster)
-    if away > room:
-        raise DoesNotFit(
-            f"The plan {report.plan.describe()} keeps {show_bytes(away)} of activations per device "
-            f"in host memory, which has {show_bytes(room)} for each. Offload fewer layers.",
-            needed_bytes=away, available_bytes=room,
-        )  # fmt: skip
-
-
 def require_fit(report: PlanReport, cluster: Cluster | None = None) -> None:
     """Raise `DoesNotFit`, with the numbers, if a report's plan exceeds memory."""
     used = float(total_bytes({k: np.array([v]) for k, v in report.memory.items()})[0])
     if used <= report.usable_bytes:
-        _require_host(report, cluster)
-        return
+        lack = shortage(report.job, report.recipe, Plans.of([report.plan]), cluster)
+        if lack is None:
+            return
+        raise DoesNotFit(
+            f"The plan {report.plan.describe()} {lack.sentence}. Offload less, or recompute.",
+            needed_bytes=lack.needed_bytes, available_bytes=lack.available_bytes,
+        )  # fmt: skip
     part = max(report.memory, key=lambda k: report.memory[k])
     raise DoesNotFit(
         f"The plan {report.plan.describe()} needs {show_bytes(used)} per device and "

@@ -20,6 +20,10 @@ class Rings:
     net: Network
     cal: TrainingCalibration
 
+    def inside(self, ranks: Array, stride: Array) -> Array:
+        """Members of a ring that share a node."""
+        return np.clip(self.net.node // np.maximum(stride, 1), 1, np.maximum(ranks, 1))
+
     def link(self, ranks: Array, stride: Array) -> tuple[Array, Array]:
         """Bytes per second and latency of a ring over `ranks` spaced `stride` devices apart.
 
@@ -27,7 +31,7 @@ class Rings:
         members there.
         """
         n, c = self.net, self.cal
-        inside = np.clip(n.node // np.maximum(stride, 1), 1, np.maximum(ranks, 1))
+        inside = self.inside(ranks, stride)
         local = ranks * stride <= n.node
         across = np.minimum(
             inside * n.outer_bytes_per_s * c.network, n.inner_bytes_per_s * c.scale_up
@@ -43,8 +47,7 @@ class Rings:
         Each is a ring: a hop per rank, most of them inside nodes, in `pieces` of equal size.
         """
         speed, latency = self.link(ranks, stride)
-        inside = np.clip(self.net.node // np.maximum(stride, 1), 1, np.maximum(ranks, 1))
-        nodes = ranks / inside
+        nodes = ranks / self.inside(ranks, stride)
         hops = nodes * latency + (ranks - nodes) * self.net.inner_latency_s
         # Small messages do not fill the channels of a library.
         moved = (payload + self.cal.ramp) * (ranks - 1.0) / ranks / speed

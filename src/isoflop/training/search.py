@@ -24,14 +24,21 @@ from .activations import SELECTIVE
 from .calibration import TrainingCalibration
 from .memory import (
     fewest_layers,
-    host_bytes,
     least_bytes,
     memory_parts,
     total_bytes,
     usable_bytes,
     usable_host_bytes,
 )
-from .plan import Plans, Recipe, TrainingJob, TrainingPlan
+from .offload import (
+    away_parts,
+    fits_away,
+    host_bytes,
+    least_away_bytes,
+    shortage,
+    usable_nvme_bytes,
+)
+from .plan import OFFLOAD, Plans, Recipe, TrainingJob, TrainingPlan
 from .space import PlanSpace, SpaceLimits, enumerate_plans, plan_space
 from .time import StepPricer
 
@@ -113,7 +120,8 @@ def search_plans(
     limits = limits or SpaceLimits()
     if not recipe.gradient_exchange.shards:
         limits = evolve(limits, zero=tuple(z for z in limits.zero if z < 2))
-    limits = evolve(limits, by_heads=limits.by_heads or recipe.context == "ulysses")
+    places = tuple(range(OFFLOAD.index(recipe.offload_weights) + 1))
+    limits = evolve(limits, by_heads=limits.by_heads or recipe.context == "ulysses", weights=places)
     space = plan_space(job, count, limits)
     usable = usable_bytes(device)
     pricer = StepPricer(job=job, recipe=recipe, device=device, cluster=cluster,
@@ -124,8 +132,8 @@ def search_plans(
     if walk.too_large == considered:
         plans = enumerate_plans(job, count, limits)
         plans, needed = fill_memory(job, recipe, plans, usable if limits.mixes else 0.0)
-        larger = _smallest_fleet(job, recipe, count, usable, limits)
-        _refuse(job, recipe, plans, needed, usable, device, count, larger)
+        larger = _smallest_fleet(job, recipe, count, usable, cluster, limits)
+        _refuse(job, recipe, plans, needed, usable, device, count, cluster, larger)
     plans, seconds, needed = walk.found()
     return PlanSearch(
         plans=plans, seconds=seconds, memory_bytes=needed, considered=considered,
@@ -182,12 +190,16 @@ class Walk:
         return plans.take(order), seconds[order], needed[order]
 
     def _roomy(self) -> Array:
-        """Roots with a leaf that may fit."""
+        """Roots with a leaf that may fit device, host memory and drives."""
         job, recipe, zero = self.pricer.job, self.pricer.recipe, max(self.space.zero)
         least = self._in_chunks(
             lambda plans: least_bytes(job, recipe, plans, zero), self.space.roots
         )
         fits = least <= self.usable
+        if recipe.offload != "none":
+            host, drives = least_away_bytes(job, recipe, self.space.roots)
+            fits &= host <= usable_host_bytes(self.pricer.cluster)
+            fits &= drives <= usable_nvme_bytes(self.pricer.cluster)
         self.too_large += int(self.space.counts()[~fits].sum())
         return np.flatnonzero(fits)
 
@@ -200,7 +212,7 @@ class Walk:
         # Filling the memory changes its table in place: offloading starts from the plans before it.
         spare = leaves.take(np.arange(len(leaves))) if offload else leaves
         leaves, needed = fill_memory(self.pricer.job, self.pricer.recipe, leaves, self.available)
-        held = needed <= self.usable
+        held = self._holds(leaves, needed)
         some = leaves.take(held), needed[held]
         seconds = self._in_chunks(lambda plans: self.pricer.price(plans).seconds, some[0])
         if offload:
@@ -219,7 +231,7 @@ class Walk:
             self.pricer.job, self.pricer.recipe, leaves, self.available,
             host=usable_host_bytes(self.pricer.cluster),
         )  # fmt: skip
-        mine = (needed <= self.usable) & (leaves.offload_layers > 0)
+        mine = self._holds(leaves, needed) & (leaves.offload_layers > 0)
         if not mine.any():
             return held, some, seconds
         own = leaves.take(mine)
@@ -235,6 +247,14 @@ class Walk:
             held | quicker, (both, np.concatenate([some[1][keep], needed[quicker]])),
             np.concatenate([seconds[keep], times[quicker[mine]]]),
         )  # fmt: skip
+
+    def _holds(self, plans: Plans, needed: Array) -> Array:
+        """Which plans, needing so many bytes on the device, fit it, host memory and drives."""
+        fits = needed <= self.usable
+        recipe = self.pricer.recipe
+        if recipe.offload == recipe.offload_weights == "none" and not recipe.offload_activations:
+            return fits
+        return fits & fits_away(self.pricer.job, recipe, plans, self.pricer.cluster)
 
     @staticmethod
     def _in_chunks(value: Callable[[Plans], Array], plans: Plans) -> Array:
@@ -273,8 +293,9 @@ def fill_memory(
 
 
 def _smallest_fleet(
-    job: TrainingJob, recipe: Recipe, count: int, usable: float, limits: SpaceLimits
-) -> int:
+    job: TrainingJob, recipe: Recipe, count: int, usable: float, cluster: Cluster | None,
+    limits: SpaceLimits,
+) -> int:  # fmt: skip
     """The first of 2, 4, ... 64 times as many devices that hold the job; 0 where none does."""
     for times in (2, 4, 8, 16, 32, 64):
         try:
@@ -283,28 +304,49 @@ def _smallest_fleet(
             continue
         for i in range(0, len(plans), CHUNK):
             part = plans.take(slice(i, i + CHUNK))
-            if total_bytes(memory_parts(job, recipe, part)).min() <= usable:
+            held = total_bytes(memory_parts(job, recipe, part)) <= usable
+            if (held & fits_away(job, recipe, part, cluster)).any():
                 return count * times
     return 0
 
 
 def _refuse(
     job: TrainingJob, recipe: Recipe, plans: Plans, needed: Array, usable: float,
-    device: Accelerator, count: int, larger: int,
+    device: Accelerator, count: int, cluster: Cluster | None, larger: int,
 ) -> None:  # fmt: skip
+    """Raise `DoesNotFit`, naming the leanest plan, what it lacks and what is left to try."""
     more = f"{larger} of them hold it: use" if larger else "Use"
+    advice = f"{more} {_advice(recipe)}."
+    none = f"{job.model.name} does not fit {count} x {device.name} with any of {len(plans)} plans."
+    roomy = np.flatnonzero(needed <= usable)
+    if len(roomy):
+        host, drives = away_parts(job, recipe, plans.take(roomy))
+        away = total_bytes(host) + total_bytes(drives)
+        leanest = int(roomy[np.argmin(away)])
+        lack = shortage(job, recipe, plans.take(slice(leanest, leanest + 1)), cluster)
+        if lack is not None:
+            raise DoesNotFit(
+                f"{none} The devices hold {plans.at(leanest).describe()}, which {lack.sentence}. "
+                f"{advice}",
+                needed_bytes=lack.needed_bytes, available_bytes=lack.available_bytes,
+            )  # fmt: skip
     least = int(np.argmin(needed))
+    raise DoesNotFit(
+        f"{none} The leanest, {plans.at(least).describe()}, needs "
+        f"{show_bytes(float(needed[least]))} of {show_bytes(usable)} usable per device. {advice}",
+        needed_bytes=float(needed[least]), available_bytes=usable,
+    )  # fmt: skip
+
+
+def _advice(recipe: Recipe) -> str:
+    """What the recipe has not tried yet."""
     ways = ["more or larger devices"]
     if recipe.optimizer == "adam":
         ways.append("an optimizer with less state (--optimizer adam8bit)")
     if recipe.offload == "none":
         ways.append("offload (--offload cpu)")
+    elif recipe.offload_weights == "none":
+        ways.append(f"offload of weights (--offload-weights {recipe.offload})")
     if not recipe.adapters:
         ways.append("low-rank adapters alone (--adapters)")
-    advice = " or ".join(filter(None, (", ".join(ways[:-1]), ways[-1])))
-    raise DoesNotFit(
-        f"{job.model.name} does not fit {count} x {device.name} with any of {len(plans)} plans. "
-        f"The leanest, {plans.at(least).describe()}, needs {show_bytes(float(needed[least]))} of "
-        f"{show_bytes(usable)} usable per device. {more} {advice}.",
-        needed_bytes=float(needed[least]), available_bytes=usable,
-    )  # fmt: skip
+    return " or ".join(filter(None, (", ".join(ways[:-1]), ways[-1])))

@@ -26,6 +26,8 @@ class SpaceLimits:
         Largest degrees.
     node : int
         Devices of a node: the shard size of hybrid ZeRO.
+    weights : tuple of int
+        Codes of places for the shards of ZeRO 3 (see `isoflop.training.plan.OFFLOAD`).
     by_heads : bool
         Whether context ranks share heads out (Ulysses), so that their degree must divide them too.
     mixes : bool
@@ -41,6 +43,7 @@ class SpaceLimits:
     node: int = 8
     recompute: tuple[str, ...] = RECOMPUTE
     zero: tuple[int, ...] = (0, 1, 2, 3)
+    weights: tuple[int, ...] = (0,)
     schedules: tuple[str, ...] = ("1f1b", "interleaved", "zero-bubble")
     by_heads: bool = False
     mixes: bool = True
@@ -86,7 +89,8 @@ class PlanSpace:
     """A space of plans as roots and branches: few arrays stand for all of its plans.
 
     A root fixes the degrees, the micro-batch, the schedule, the ends and sequence parallelism;
-    every root branches into kinds of recomputation, and each of those into ZeRO stages and shards.
+    every root branches into kinds of recomputation, and each of those into ZeRO stages, shards and
+    places for the weights.
 
     Attributes
     ----------
@@ -95,14 +99,15 @@ class PlanSpace:
         less work.
     local : array
         Ranks of the smaller shard of each root; 0 where it has none.
-    recompute, zero : tuple of int
-        Codes of recomputation, and ZeRO stages.
+    recompute, zero, weights : tuple of int
+        Codes of recomputation, ZeRO stages, and codes of places for the shards of ZeRO 3.
     """
 
     roots: Plans
     local: Array
     recompute: tuple[int, ...]
     zero: tuple[int, ...]
+    weights: tuple[int, ...] = (0,)
 
     def __len__(self) -> int:
         return int(self.counts().sum())
@@ -111,17 +116,23 @@ class PlanSpace:
         """Plans of every root."""
         return len(self.recompute) * np.sum([self.has(*leaf) for leaf in self._leaves()], axis=0)
 
-    def has(self, zero: int, small: bool) -> Array:
-        """Which roots have a ZeRO stage, sharded over all data ranks or the smaller shard."""
+    def has(self, zero: int, small: bool, weights: int) -> Array:
+        """Which roots have a ZeRO stage, sharded over all data ranks or the smaller shard.
+
+        With weights away from the device, which also a single rank may keep there.
+        """
         ranks = self.roots.data * self.roots.context
         single = zero == min(self.zero) if 0 not in self.zero else zero == 0
         one = (ranks == 1) & single & (not small)
         if small:
-            return (self.local > 0) & (zero > 0)
-        return np.where(ranks == 1, one, True).astype(bool)
+            found = (self.local > 0) & (zero > 0)
+        else:
+            found = np.where((ranks == 1) & (weights == 0), one, True).astype(bool)
+        return found & (self.roots.pipeline == 1) if weights else found
 
-    def _leaves(self) -> list[tuple[int, bool]]:
-        return [(z, small) for z in self.zero for small in (False, True)]
+    def _leaves(self) -> list[tuple[int, bool, int]]:
+        return [(z, small, away) for z in self.zero for small in (False, True)
+                for away in (self.weights if z == 3 else (0,))]  # fmt: skip
 
     def branches(self, index: Array) -> tuple[Plans, Array]:
         """The roots at `index` under every kind of recomputation, and the position of each."""
@@ -130,16 +141,17 @@ class PlanSpace:
         return evolve(self.roots.take(at), recompute=codes), at
 
     def leaves(self, branches: Plans, at: Array) -> Plans:
-        """Every ZeRO stage and shard of `branches` of the roots `at`."""
+        """Every ZeRO stage, shard and place for weights of `branches` of the roots `at`."""
         parts: list[Plans] = []
-        for zero, small in self._leaves():
-            chosen = self.has(zero, small)[at]
+        for zero, small, away in self._leaves():
+            chosen = self.has(zero, small, away)[at]
             part = branches.take(chosen)
             where = at[chosen]
             ranks = self.roots.data[where] * self.roots.context[where]
             shard = self.local[where] if small else ranks
-            stage = np.where(ranks == 1, 0, zero).astype(np.int32)
-            parts.append(evolve(part, zero=stage, shard=shard.astype(np.int32)))
+            stage = np.where((ranks == 1) & (away == 0), 0, zero).astype(np.int32)
+            parts.append(evolve(part, zero=stage, shard=shard.astype(np.int32),
+                                offload_weights=np.full_like(stage, away)))  # fmt: skip
         return Plans.concatenate(parts)
 
 
@@ -179,10 +191,12 @@ def plan_space(job: TrainingJob, count: int, limits: SpaceLimits | None = None) 
     plain = np.zeros(table.shape[1], np.int32)
     roots = Plans(
         **columns, zero=(ranks > 1).astype(np.int32), shard=ranks, recompute=plain,
-        full_layers=plain, offload_layers=plain, stages=np.zeros((len(plain), 0), np.int32),
+        full_layers=plain, offload_layers=plain, offload_weights=plain,
+        stages=np.zeros((len(plain), 0), np.int32),
     )  # fmt: skip
     codes = tuple(RECOMPUTE.index(r) for r in lim.recompute)
-    return PlanSpace(roots=roots, local=local, recompute=codes, zero=lim.zero)
+    return PlanSpace(roots=roots, local=local, recompute=codes, zero=lim.zero,
+                     weights=lim.weights)  # fmt: skip
 
 
 def enumerate_plans(job: TrainingJob, count: int, limits: SpaceLimits | None = None) -> Plans:

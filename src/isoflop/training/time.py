@@ -23,7 +23,7 @@ from ..cost.features import Array
 from ..formats import load_format
 from ..hardware import Accelerator, Cluster
 from ..models import Mixer
-from .activations import ALTERNATE, FULL, SELECTIVE, away_bytes, layer_shape
+from .activations import ALTERNATE, FULL, SELECTIVE, layer_shape
 from .calibration import TrainingCalibration, load_training
 from .compression import sent_bytes
 from .compute import ComputeTable, Network
@@ -34,10 +34,11 @@ from .memory import (
     stage_layers,
     stage_parameters,
 )
+from .offload import outlasting_s
 from .plan import SCHEDULES, Plans, Recipe, TrainingJob
 from .rings import LAUNCH_S, Rings
 from .stages import layers_at, uneven
-from .update import compression_s, optimizer_s
+from .update import compression_s, least_optimizer_s, optimizer_s
 
 PARTS = (
     "forward", "backward", "recompute", "tensor", "context", "experts", "weights", "offload",
@@ -105,7 +106,8 @@ class StepPricer:
         ranks = plans.data * plans.context
         lean = evolve(plans, zero=np.where(ranks > 1, 1, 0), shard=ranks,
                       full_layers=np.zeros_like(plans.zero),
-                      offload_layers=np.zeros_like(plans.zero))  # fmt: skip
+                      offload_layers=np.zeros_like(plans.zero),
+                      offload_weights=np.zeros_like(plans.zero))  # fmt: skip
         return (1.0 - 1e-9) * Pricing(self, lean).run(gradients=False).seconds  # rounding
 
 
@@ -154,7 +156,10 @@ class Pricing:
         idle = self._idle(compute if self.r.traced else compute + hidden)
         weights_f, weights_b = self._gathered(forward + hidden / rounds, dgrad + wgrad + again)
         weights = weights_f + weights_b
-        away_f, away_b = self._offloaded(forward + hidden / rounds, dgrad + wgrad + again)
+        away_f, away_b = outlasting_s(
+            self.job, self.r, self.plans, self.device, self.cluster, self.net.node,
+            (forward + hidden / rounds, dgrad + wgrad + again), (weights_f, weights_b),
+        )  # fmt: skip
         away = away_f + away_b
         head = self.columns["head_f"] + self.columns["head_b"] + self.columns["embedding"]
         head = head * self._gemm_factor(16)
@@ -187,7 +192,7 @@ class Pricing:
             "bubble": bubble * slow,
             "transfer": self._transfer() * slow,
             "gradients": exchanged * slow,
-            "optimizer": optimizer_s(
+            "optimizer": (optimizer_s if gradients else least_optimizer_s)(
                 self.r, self.plans, self.held, self.device, self.cluster, self.net.node
             ),
             "host": self.cal.step * (not self.r.traced) + share * self.layers * idle,
@@ -389,14 +394,6 @@ class Pricing:
         often = np.where(plans.pipeline > 1, 1.0 / self.m, 1.0)
         return np.where(sharded, f * often, 0.0), np.where(sharded, b * often, 0.0)
 
-    def _offloaded(self, forward: Array, backward: Array) -> tuple[Array, Array]:
-        """Seconds per average layer that activations to and from host memory outlast its passes."""
-        if not np.any(self.plans.offload_layers):
-            return np.zeros(len(self.plans)), np.zeros(len(self.plans))
-        each = away_bytes(self.job, self.r, self.plans, self.layers) / self.layers
-        moving = each / (HOST_LINK_SHARE * self.device.links.host_bytes_per_s)
-        return np.maximum(moving - forward, 0.0), np.maximum(moving - backward, 0.0)
-
     def _balanced(self) -> Array:
         depth = self.job.model.depth
         chunks = self.plans.pipeline * self.plans.virtual
@@ -490,7 +487,5 @@ LIST_ENTRY_S = 1e-5
 """One view and one copy per rank of a collective that works on a list of tensors; estimate."""
 MATRICES_PER_LAYER = 4.0
 """Projections of attention and feed-forward that are gathered one by one."""
-HOST_LINK_SHARE = 0.8
-"""Share of the host link's rate that copies of activations reach; estimate."""
 TRANSFER_REST = 0.25
 """Share of interleaved stage transfers that waits; estimate."""

@@ -6,10 +6,12 @@ Both are memory traffic, in device memory or, offloaded, in the host's memory, i
 from __future__ import annotations
 
 import numpy as np
+from attrs import evolve
 
 from ..cost.features import Array
 from ..hardware import Accelerator, Cluster
-from .plan import Plans, Recipe
+from .offload import NVME, WEIGHT_BYTES, drive_rates, owned_parameters, sharing
+from .plan import OFFLOAD, Plans, Recipe
 
 OPTIMIZER_PASSES_BYTES = 10.0
 """Bytes per parameter besides state read and written: gradient read twice (norm, update) in fp32
@@ -19,8 +21,7 @@ OPTIMIZER_BANDWIDTH_SHARE = 0.85
 CPU_ADAM_SHARE = 0.5
 """Share of host memory bandwidth an optimizer on the CPU reaches; estimate."""
 DEFAULT_HOST_BYTES_PER_S = 400e9
-DEFAULT_NVME_BYTES_PER_S = 25e9
-"""A two-socket server's memory and its local drives, where the catalog names no host."""
+"""A two-socket server's memory, where the catalog names no host."""
 
 
 LEARNED_FEATURES, LEARNED_WIDTH = 39, 32
@@ -59,15 +60,12 @@ def optimizer_s(
     held : (array, array)
         Dense and expert parameters on one device.
     node : int
-        Devices that share a host.
+        Devices that share a host where no cluster says so.
     """
     dense, experts = held
     if recipe.adapters:
         return np.zeros(len(plans))
-    ranks = np.where(plans.zero >= 1, plans.shard, 1).astype(float)
-    group = plans.expert * plans.expert_tensor
-    owners = np.maximum(np.where(plans.zero >= 1, ranks * plans.tensor / group, 1.0), 1.0)
-    owned = dense / ranks + experts / owners
+    owned = owned_parameters(plans, dense, experts, 1)
     moved = 2.0 * recipe.state_bytes + OPTIMIZER_PASSES_BYTES
     if recipe.optimizer == "learned":
         moved += 4.0 * LEARNED_FEATURES
@@ -80,12 +78,30 @@ def optimizer_s(
         return np.maximum(time, owned * flop / rate)
     host = cluster.host if cluster else None
     memory = host.memory_bandwidth_bytes_per_s if host else DEFAULT_HOST_BYTES_PER_S
-    link = owned * (recipe.gradient_bytes + 2.0) / device.links.host_bytes_per_s
-    cpu = owned * node * moved / (memory * CPU_ADAM_SHARE)
-    time = np.maximum(link, cpu)
-    if recipe.offload == "nvme":
-        read = (host.nvme_read_bytes_per_s if host else 0.0) or DEFAULT_NVME_BYTES_PER_S
-        write = (host.nvme_write_bytes_per_s if host else 0.0) or DEFAULT_NVME_BYTES_PER_S
-        state = owned * node * recipe.state_bytes
-        time = np.maximum(time, state / read + state / write)
-    return time
+    # With weights away gradients left layer by layer, and the new weights are where they belong.
+    away = plans.offload_weights > 0
+    crossing = owned * (recipe.gradient_bytes + WEIGHT_BYTES) / device.links.host_bytes_per_s
+    together = owned * sharing(cluster, node)
+    cpu = together * moved / (memory * CPU_ADAM_SHARE)
+    time = np.maximum(np.where(away, 0.0, crossing), cpu)
+    read, write = drive_rates(host)
+    kept = recipe.state_bytes * (recipe.offload == "nvme")
+    reading = kept + np.where(away, recipe.gradient_bytes * (recipe.offload == "nvme"), 0.0)
+    writing = kept + np.where(plans.offload_weights == NVME, WEIGHT_BYTES, 0.0)
+    return np.maximum(time, together * (reading / read + writing / write))
+
+
+def least_optimizer_s(
+    recipe: Recipe, plans: Plans, held: tuple[Array, Array], device: Accelerator,
+    cluster: Cluster | None, node: int,
+) -> Array:  # fmt: skip
+    """Seconds that no place for the weights takes the optimizer below.
+
+    On the device, weights and gradients cross the link around the update; away from it, gradients
+    may have to be read from drives. Drives for the weights only add to that.
+    """
+    here = optimizer_s(recipe, plans, held, device, cluster, node)
+    if recipe.offload_weights == "none":
+        return here
+    away = evolve(plans, offload_weights=np.full_like(plans.zero, OFFLOAD.index("cpu")))
+    return np.minimum(here, optimizer_s(recipe, away, held, device, cluster, node))

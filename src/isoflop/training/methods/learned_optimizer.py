@@ -4,33 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, final
 
-from attrs import frozen
-
 from ..method import MethodReport, Setting, TrainingMethod
-from ..update import perceptron_flop
-
-
-@frozen(kw_only=True)
-class UpdateRule:
-    """Per parameter: FLOP, bytes of state, bytes moved per update."""
-
-    name: str
-    flop: float
-    state_bytes: float
-    moved_bytes: float
-
-
-def perceptron_rule(name: str, features: int, hidden: int, layers: int, state: int) -> UpdateRule:
-    """A learned rule that runs a small network per parameter.
-
-    Products of `layers` hidden layers of width `hidden` on `features` inputs with two outputs
-    (direction and magnitude); `state` fp32 accumulators per parameter, read and written.
-    """
-    # Features are normalised over the tensor: a pass to make them and one to use them.
-    return UpdateRule(name=name, flop=perceptron_flop(features, hidden, layers),
-                      state_bytes=4.0 * state,
-                      moved_bytes=8.0 * state + 4.0 * features + 12.0)  # fmt: skip
-
+from ..update_rules import UpdateRule, perceptron_rule, update_cost
 
 RULES = (
     UpdateRule(name="SGD, momentum", flop=4, state_bytes=4, moved_bytes=20),
@@ -69,17 +44,13 @@ class LearnedOptimizer(TrainingMethod):
         compute = setting.compute_s(int(settings["batch"]))
         records: list[dict[str, Any]] = []
         for rule in RULES:
-            arithmetic = n * rule.flop / (settings["vector_share"] * device.rates.vector_flop_per_s)
-            memory = (
-                n
-                * rule.moved_bytes
-                / (settings["memory_share"] * device.memory.bandwidth_bytes_per_s)
+            update, bound = update_cost(
+                rule, n, device, settings["vector_share"], settings["memory_share"]
             )
-            update = max(arithmetic, memory)
             records.append({
                 "rule": rule.name, "flop_per_parameter": rule.flop,
                 "state_bytes": rule.state_bytes * n, "update_s": update,
-                "bound": "compute" if arithmetic > memory else "memory",
+                "bound": bound,
                 "overhead": update / compute,
             })  # fmt: skip
         adam, large = records[1], records[3]
