@@ -117,12 +117,14 @@ def table(
 ) -> Any:
     """A plain rich table: the first `left` columns left-aligned, the rest right-aligned.
 
-    Too wide a table wraps its left columns, names of things, and with `wrap` the last one. Numbers
-    are never cut.
+    Too wide a table breaks the heads of its columns, then wraps its left columns, names of things,
+    and with `wrap` the last one. Numbers are never cut.
     """
     from rich import box
     from rich.table import Table
 
+    rows = [list(row) for row in rows]
+    columns = _narrowed(columns, rows, console().width)
     result = Table(
         title=title or None,
         box=box.SIMPLE_HEAD,
@@ -139,6 +141,17 @@ def table(
     for row in rows:
         result.add_row(*row)
     return result
+
+
+def _narrowed(columns: Sequence[str], rows: list[list[str]], width: int) -> list[str]:
+    """The heads, broken at spaces where the table would be wider than the screen."""
+    cells = [max((len(row[i]) for row in rows), default=0) for i in range(len(columns))]
+    whole = sum(max(len(name), cell) + 3 for name, cell in zip(columns, cells))
+    if whole <= width:
+        return list(columns)
+    return [
+        name.replace(" ", "\n") if len(name) > cell else name for name, cell in zip(columns, cells)
+    ]
 
 
 @contextmanager

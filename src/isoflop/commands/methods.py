@@ -140,13 +140,19 @@ def print_method(name: str, method: Any, report: Any, about: dict[str, str], jso
                     "rows": report.rows(), "conclusion": report.conclusion})  # fmt: skip
         return
     rows = [[_cell(c, r[c]) for c in report.columns] for r in report.records]
-    heads = [c.removesuffix("_s").replace("_", " ") for c in report.columns]
+    heads = [_head(c) for c in report.columns]
     console().print(table(report.title, heads, rows))
     console().print(f"{report.conclusion} ({method.reference})")
 
 
+def _head(column: str) -> str:
+    rate = column.removesuffix("_per_s")
+    name = f"{rate}/s" if rate != column else column.removesuffix("_s")
+    return name.replace("_", " ")
+
+
 def _cell(column: str, value: Any) -> str:
-    from ..units import show_bytes, show_s
+    from ..units import show_bytes, show_count, show_s
 
     if value is None:
         return "-"
@@ -156,12 +162,13 @@ def _cell(column: str, value: Any) -> str:
         return "yes" if value else "no"
     if "loss" in column:
         return f"{value:.4f}"
-    if column.endswith("_per_s"):
-        return f"{value:,.4g}"
-    if column.endswith("_s"):
+    if column.endswith("_s") and not column.endswith("_per_s"):
         return show_s(value)
     if column.endswith("_bytes"):
         return show_bytes(value)
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.3g}"
+    # Large numbers with a letter, never in powers of ten.
+    if abs(value) >= 1e6:
+        return show_count(value)
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
