@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from attrs import evolve, frozen
 from ..cost.engines import Engine
 from ..cost.features import Batch
 from ..cost.memory import MemoryPolicy, cache_bytes, memory_use
+from ..cost.shared import Shared
 from ..cost.step import StepModel
 from ..errors import InvalidInput, InvalidPlan, IsoflopError
 from ..hardware import Accelerator, Cluster
@@ -201,12 +203,15 @@ def formats_for(
 def evaluate(
     model: ModelSpec, device: Accelerator, cluster: Cluster | None, engine: Engine, plan: Plan,
     load: Load, promises: Sequence[Promise], fleet: int, longest: int, split: bool = True,
+    shared: Shared | None = None,
 ) -> tuple[list[Candidate], list[Rejected], int]:  # fmt: skip
     """Candidates of one plan over batch limits, budgets, shares and splits; what was evaluated.
 
-    `split` also tries prompts and decoding on instances of their own.
+    `split` also tries prompts and decoding on instances of their own; `shared` keeps what other
+    plans of the search have in common with this one.
     """
-    step = StepModel(model=model, plan=plan, device=device, cluster=cluster, engine=engine)
+    step = StepModel(model=model, plan=plan, device=device, cluster=cluster, engine=engine,
+                     shared=shared)  # fmt: skip
     what = f"{plan.describe()}, weights {plan.formats.stored}, cache {plan.formats.kv}"
     policy = MemoryPolicy()
     use = memory_use(model, plan, device, step.operators, sequences=0, context=0, policy=policy)
@@ -254,11 +259,15 @@ def evaluate(
                     found.append(evolve(one, max_sequences=sequences, max_tokens=tokens))
         if share > 1 or not split or 2 * plan.devices > fleet:
             continue
+        made = {}
         for sequences in SEQUENCES:
             evaluated += 1
             if sequences > max(8, 2 * most) or sequences > TOKENS[-1] * plan.data:
                 continue
-            one = curve.split(min(sequences, most), promises, fleet)
+            running = min(sequences, most)
+            if running not in made:
+                made[running] = curve.split(running, promises, fleet)
+            one = made[running]
             if isinstance(one, Rejected):
                 rejected.append(evolve(one, what=f"{what}, split, {sequences} sequences"))
             else:
@@ -269,8 +278,10 @@ def evaluate(
 def bound_s(step: StepModel, load: Load) -> tuple[float, float]:
     """Roofline seconds of one decoding step alone and of one mean prompt: nothing is faster."""
     local = 1.0 / (step.plan.data * step.plan.pipeline)
-    decode = step.ideal_s(Batch(decode_sequences=local, decode_context=load.context))
-    prompt = step.ideal_s(Batch(prefill_sequences=local, prefill_tokens=load.prompt))
+    decode, prompt = step.ideal_s(Batch(  # both in one go
+        decode_sequences=np.array([local, 0.0]), decode_context=load.context,
+        prefill_sequences=np.array([0.0, local]), prefill_tokens=np.array([0.0, load.prompt]),
+    ))  # fmt: skip
     return float(decode), float(prompt)
 
 
@@ -282,7 +293,7 @@ def _most_sequences(step: StepModel, load: Load, weights: float, share: int) -> 
     return max(0, int(free / each) * step.plan.data) if each > 0 else 10**9
 
 
-@frozen(kw_only=True, eq=False)
+@frozen(kw_only=True, eq=False, slots=False)
 class _Curve:
     """Step seconds of one instance over its batch, and of a mean prompt."""
 
@@ -347,6 +358,11 @@ class _Curve:
                 )  # fmt: skip
         return Rejected(what="", why=worst, kind="latency", excess=_excess(promises, tpot, ttft))
 
+    @cached_property
+    def sent_s(self) -> float:
+        """Seconds to send the cache of a mean prompt to another instance."""
+        return float(transfer_s(self.step, np.array(self.load.whole or self.load.prompt)))
+
     def split(self, running: int, promises: Sequence[Promise], fleet: int) -> Candidate | Rejected:
         """The fewest prefill and decode instances at which the closed form keeps every promise.
 
@@ -357,7 +373,7 @@ class _Curve:
             return Rejected(what="", why="no room for the cache of one sequence", kind="memory")
         load, plan = self.load, self.step.plan
         most = fleet // plan.devices
-        sent = float(transfer_s(self.step, np.array(load.whole or load.prompt)))
+        sent = self.sent_s
         slowest = np.interp(running, self.batches, self.decode_s)
         prefills = max(1, math.ceil(load.requests_per_s * self.prompt_s / HEADROOM))
         decodes = max(1, math.ceil(load.requests_per_s * load.output * slowest / running
@@ -459,6 +475,7 @@ def enumerate_candidates(
     for device, count, cluster in fleets:
         node = cluster.devices_per_node if cluster else max(8, device.links.scale_up_domain)
         made: list[Formats] = []
+        shared = Shared(device=device, cluster=cluster)
         for f in formats_for(model, device, weights, caches):
             try:
                 device.matrix_rate(f.of("weights"))
@@ -471,7 +488,7 @@ def enumerate_candidates(
                 rejected.append(plan)
                 continue
             some, bad, seen = evaluate(
-                model, device, cluster, engine, plan, load, promises, count, longest, split
+                model, device, cluster, engine, plan, load, promises, count, longest, split, shared
             )
             found += some
             rejected += bad

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from attrs import evolve, frozen
 
+from .. import catalog
 from ..cost.engines import Engine
 from ..errors import InvalidInput
 from ..hardware import Accelerator, Cluster
@@ -160,6 +161,15 @@ def advise(
     decoding on instances of their own can work, the best such split is simulated too.
     """
     began = time.perf_counter()
+    with catalog.steady():
+        return _advise(model, fleets, trace, promises, engine, weights, caches, progress, began)
+
+
+def _advise(
+    model: ModelSpec, fleets: Sequence[tuple[Accelerator, int, Cluster | None]], trace: Trace,
+    promises: Sequence[Promise], engine: Engine, weights: Sequence[str], caches: Sequence[str],
+    progress: Callable[[str], None] | None, began: float,
+) -> Advice:  # fmt: skip
     unpriced = [d.name for d, _, _ in fleets if d.price is None]
     if unpriced and len(fleets) > 1:
         raise InvalidInput(

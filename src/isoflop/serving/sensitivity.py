@@ -40,7 +40,7 @@ def sensitivity(
     for what, (device, demand) in cases.items():
         found, rejected, _ = evaluate(
             step.model, device, step.cluster, step.engine, step.plan, demand, promises, 16 * fleet,
-            load.longest, split=best.prefills > 0,
+            load.longest, split=best.prefills > 0, shared=step.shared,
         )  # fmt: skip
         same = [c for c in found if (c.max_sequences, c.max_tokens, c.share, c.prefills > 0) ==
                 (best.max_sequences, best.max_tokens, best.share, best.prefills > 0)]  # fmt: skip
