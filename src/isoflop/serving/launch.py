@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..plans import Formats
-from .candidates import Candidate
+from .curve import Candidate
 
 
 def _name(c: Candidate) -> str:
