@@ -62,6 +62,10 @@ def advise(
     plot
         Write a chart of price against time per token: .svg, .png or .html.
     """
+    import os
+
+    # Its arrays are small: threads for products would take longer to start than they save.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ..cost.engines import named_engine
     from ..formats import load_format
     from ..hardware import load_fleet

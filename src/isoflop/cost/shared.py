@@ -46,8 +46,8 @@ class Shared:
         return device is self.device and cluster is self.cluster
 
     def one_each(self, operators: Sequence[Operator], tensor: int) -> list[Operator]:
-        """The operators, those equal to ones seen at this tensor degree being the same objects."""
-        return [self._one(op, tensor) for op in operators]
+        """The operators, those of `KINDS` equal to ones seen at this degree the same objects."""
+        return [self._one(op, tensor) if op.kind in KINDS else op for op in operators]
 
     def _one(self, op: Operator, tensor: int) -> Operator:
         known = self._operators.setdefault((op.name, tensor), [])
