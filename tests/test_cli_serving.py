@@ -135,8 +135,36 @@ def test_what_misses_by_least_is_named(capsys):
         (["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--draft-branches", "2"], "needs --dr"),
         (["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--slo", "fast"], "latency promise"),
         (["advise", "llama-3.1-8b", "--on", "h100-sxm", "--slo", "ttft<5 parsecs"], "not a time"),
-        (["advise", "llama-3.1-8b", "--on", "h100-sxm", "--clients", "8"], "depends on the answer"),
-        (["advise", "llama-3.1-8b", "--on", "h100-sxm", "--turns", "3"], "depends on the answer"),
+        (
+            [
+                "advise",
+                "llama-3.1-8b",
+                "--on",
+                "h100-sxm",
+                "--clients",
+                "8",
+                "--requests",
+                "16",
+                "--loads",
+                "1.5",
+            ],
+            "whole numbers of clients",
+        ),
+        (
+            [
+                "advise",
+                "llama-3.1-8b",
+                "--on",
+                "h100-sxm",
+                "--clients",
+                "64",
+                "--requests",
+                "64",
+                "--slo",
+                "ttft<100ms@p99",
+            ],
+            "fewer clients.*all start at once",
+        ),
         (["advise", "llama-3.1-8b", "--on", "h100-sxm", "--slo", "ttft<1us@p99"], "No config"),
         (["advise", "llama-3.1-8b", "--on", "h100-sxm", "--rate", "100000"], "needs .* devices"),
         (["advise", "llama-3.1-405b", "--on", "h100-sxm", "--weights", "bf16"], "needs .*per dev"),
@@ -146,3 +174,29 @@ def test_bad_input_is_a_sentence(capsys, arguments, says):
     import re
 
     assert re.search(says, fails(capsys, *arguments))
+
+
+def test_a_closed_loop_is_advised_by_its_clients(capsys):
+    """The rate follows from the answer; loads are clients, and twice as many need twice as much."""
+    arguments = ["advise", "llama-3.1-8b", "--on", "8xh100-sxm", "--clients", "24", "--requests",
+                 "240", "--slo", "tpot<8ms@p90,ttft<1s@p99", "--weights", "fp8",
+                 "--kv", "fp8"]  # fmt: skip
+    found = out_of(capsys, *arguments, "--loads", "24,48,480")
+    assert found["clients"] == 24
+    room = found["capacity"]
+    each = room["clients_per_replica"]
+    assert each >= 24 / found["best"]["replicas"]
+    assert [r["replicas"] for r in room["loads"]] == [-(-n // each) for n in (24, 48, 480)]
+    main([*arguments, "--capacity"])
+    shown = capsys.readouterr().out
+    assert "24 clients" in shown
+    assert f"the clients make {found['requests_per_s']:.3g} requests/s" in shown
+    assert f"up to {each} clients" in " ".join(shown.split())
+
+
+def test_conversations_are_advised(capsys):
+    found = out_of(capsys, "advise", "llama-3.1-8b", "--on", "2xh100-sxm", "--turns", "3",
+                   "--requests", "300", "--rate", "4", "--weights", "fp8",
+                   "--kv", "fp8")  # fmt: skip
+    assert found["best"]["kept"]
+    assert 3.0 < found["requests_per_s"] < 5.5

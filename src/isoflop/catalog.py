@@ -17,6 +17,8 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -96,8 +98,34 @@ def _load_cached(path: Path, cls: type, stamp: int) -> Any:
     return load_file(path, cls, id=path.stem)
 
 
+_HELD: ContextVar[dict[tuple[str, str], Any] | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def steady() -> Iterator[None]:
+    """Inside it no file is taken to change: what was loaded once is not looked for again.
+
+    A search asks for the same formats a thousand times; looking each time whether somebody has
+    edited them costs more than the search's own arithmetic on small models.
+    """
+    token = _HELD.set({})
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
+
+
 def load(kind: str, name: str, cls: type[T], noun: str) -> T:
     """The entry of `kind` called `name` (its id or one of its aliases, case-insensitive)."""
+    held = _HELD.get()
+    if held is None:
+        return _load(kind, name, cls, noun)
+    if (kind, name) not in held:
+        held[kind, name] = _load(kind, name, cls, noun)
+    return held[kind, name]
+
+
+def _load(kind: str, name: str, cls: type[T], noun: str) -> T:
     stamp = _stamp(kind)
     path = _find(stamp, name)
     if path is None:

@@ -12,6 +12,7 @@ from isoflop.hardware import load_accelerator, load_fleet
 from isoflop.models import load_model
 from isoflop.plans import Formats, Plan
 from isoflop.serving.candidates import plans
+from isoflop.serving.curve import Candidate
 from isoflop.serving.disaggregated import simulate_split
 from isoflop.serving.launch import commands
 from isoflop.serving.search import advise
@@ -81,6 +82,21 @@ def test_options_of_tensorrt_llm_are_yaml():
     options = line.split("  # ")[1].split("; ")
     assert "enable_chunked_prefill: true" in options  # off unless asked for
     assert any(o.startswith("kv_cache_config: {free_gpu_memory_fraction: 0.9") for o in options)
+
+
+def test_sglang_degrees_have_their_whole_names():
+    """`--pp` begins `--pp-size` and `--pp-max-micro-batch-size` alike."""
+    plan = Plan(tensor=2, pipeline=2, data=2, expert=4,
+                formats=Formats.for_model(load_model("mixtral-8x7b")))  # fmt: skip
+    step = StepModel(model=load_model("mixtral-8x7b"), plan=plan,
+                     device=load_accelerator("h100-sxm"))  # fmt: skip
+    made = Candidate(step=step, max_sequences=64, max_tokens=8192, share=1, replicas=1, batch=8.0,
+                     tpot_s=0.01, ttft_s=0.1, usd_per_hour=1.0)  # fmt: skip
+    line = commands(made, 4096)["SGLang"]
+    degrees = dict(re.findall(r"--(\w+)-size (\d+)", line.replace("chunked-prefill", "chunk")))
+    assert {k: int(degrees[k]) for k in ("tp", "dp", "ep", "pp")} == {
+        "tp": 4, "dp": 2, "ep": 4, "pp": 2
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("joined", "deepest"), [(8, 1), (1, 8)])

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FRONT = 5
 """Rows of the front that the screen shows."""
+SHOWN = 13
+"""Finalists that it shows."""
 
 
 def advise(
@@ -53,12 +55,17 @@ def advise(
     capacity
         Also find the highest load the configuration carries, and what multiples of it need.
     loads
-        Loads in requests per second to size the fleet for, comma-separated; implies --capacity.
+        Loads in requests per second, or of a closed loop in clients, to size the fleet for,
+        comma-separated; implies --capacity.
     json
         Print JSON.
     plot
         Write a chart of price against time per token: .svg, .png or .html.
     """
+    import os
+
+    # Its arrays are small: threads for products would take longer to start than they save.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ..cost.engines import named_engine
     from ..formats import load_format
     from ..hardware import load_fleet
@@ -118,15 +125,21 @@ def _capacity(found: Advice, trace: Any, loads: str) -> dict[str, Any]:
 
     if found.best is None:
         raise InvalidInput(
-            "No configuration keeps the promises at the trace's own rate, so none has a capacity "
-            "to speak of. Loosen the promise or lower the rate (--rate)."
+            "No configuration keeps the promises at the trace's own load, so none has a capacity "
+            "to speak of. Loosen the promise or lower the load (--rate, --clients)."
         )
     try:
         wanted = [float(x) for x in loads.split(",") if x.strip()]
     except ValueError:
-        raise InvalidInput(f"'{loads}' is not a list of rates: write 10,50,200.") from None
+        raise InvalidInput(f"'{loads}' is not a list of loads: write 10,50,200.") from None
+    closed = found.load.clients > 0
+    if closed and any(x != round(x) for x in wanted):
+        raise InvalidInput(f"Loads of a closed loop are whole numbers of clients, not '{loads}'.")
     if any(not 0 < x < 1e6 for x in wanted):
-        raise InvalidInput(f"Loads lie between 0 and a million requests per second, not '{loads}'.")
+        raise InvalidInput(
+            f"Loads lie between 0 and a million {'clients' if closed else 'requests per second'}, "
+            f"not '{loads}'."
+        )
     best = found.best.candidate
     if best.prefills:
         raise InvalidInput(
@@ -136,13 +149,15 @@ def _capacity(found: Advice, trace: Any, loads: str) -> dict[str, Any]:
     result = capacity(best.server(), trace, found.promises, best.replicas)
     each = best.usd_per_hour / best.devices if best.step.device.price else None
     rows = load_table(
-        best, result, wanted or usual_loads(found.load.requests_per_s),
+        best, result,
+        wanted or usual_loads(found.load.clients or found.load.requests_per_s, closed),
         lambda devices: None if each is None else each * devices,
     )  # fmt: skip
     return {
         "configuration": best.describe(), "replica_devices": best.step.plan.devices,
         "requests_per_s_per_replica": result.requests_per_s, "blocked_by": result.blocked_by,
         "trials": result.trials, "loads": rows,
+        **({"clients_per_replica": result.clients} if closed else {}),
     }  # fmt: skip
 
 
@@ -150,15 +165,28 @@ def _print_capacity(room: dict[str, Any]) -> None:
     from ._output import console, table
 
     out = console()
+    rate, clients = f"{room['requests_per_s_per_replica']:.3g} requests/s", None
+    if "clients_per_replica" in room:
+        clients = room["clients_per_replica"]
+        rate = f"{clients:,} clients, who make {rate}"
+    above = f"above it {room['blocked_by']} breaks"
+    if not room["blocked_by"]:
+        above = "no promise broke at any load tried: the queue grows, so promise a TTFT or e2e too"
     out.print(
-        f"One replica ({room['replica_devices']} devices) keeps every promise up to "
-        f"{room['requests_per_s_per_replica']:.3g} requests/s; above it {room['blocked_by']} "
-        f"breaks ({room['trials']} loads simulated)."
+        f"One replica ({room['replica_devices']} devices) keeps every promise up to {rate}; "
+        f"{above} ({room['trials']} loads simulated)."
     )
-    rows = [[f"{r['requests_per_s']:.3g}", str(r["replicas"]), str(r["devices"]),
+    rows = [[f"{r['requests_per_s']:.3g}" if clients is None else f"{r['clients']:,}",
+             str(r["replicas"]), str(r["devices"]),
              "-" if r["usd_per_hour"] is None else f"{r['usd_per_hour']:,.2f}"]
             for r in room["loads"]]  # fmt: skip
-    out.print(table("Devices by load", ["requests/s", "replicas", "devices", "USD/h"], rows))
+    out.print(
+        table(
+            "Devices by load",
+            ["requests/s" if clients is None else "clients", "replicas", "devices", "USD/h"],
+            rows,
+        )
+    )
 
 
 def _print(found: Advice, changes: list[dict[str, Any]]) -> None:
@@ -168,8 +196,12 @@ def _print(found: Advice, changes: list[dict[str, Any]]) -> None:
 
     out, load = console(), found.load
     promised = ", ".join(str(p) for p in found.promises)
+    who = f"{load.requests_per_s:.3g} requests/s"
+    if load.clients:
+        who = f"{load.clients:,} clients"
+        who += f" that pause {show_s(load.think_s)} between requests" if load.think_s else ""
     out.print(
-        f"Traffic of {load.requests_per_s:.3g} requests/s, {load.prompt:,.0f} prompt and "
+        f"Traffic of {who}, {load.prompt:,.0f} prompt and "
         f"{load.output:,.0f} output tokens on average; promised: {promised}."
     )
     if found.best is None:
@@ -183,8 +215,11 @@ def _print(found: Advice, changes: list[dict[str, Any]]) -> None:
         cost = f"{c.usd_per_hour:,.2f} USD per hour"
         cost += f", {price:.3g} USD per million output tokens" if price else ""
         out.print(f"{cost}; simulated on the trace, busy {s['utilization']:.0%} of the time.")
+    if load.clients:
+        out.print(f"So served the clients make {s['requests_per_s']:.3g} requests/s.")
     rows = []
-    for f in found.finalists:
+    shown = found.finalists[:SHOWN]
+    for f in shown:
         v = f.report.summary
         cells = [f.candidate.short(), f"{f.candidate.usd_per_hour:,.2f}" if c.step.device.price else
                  _devices(f.candidate.devices), show_s(v["ttft_s"]["p99"]),
@@ -193,7 +228,9 @@ def _print(found: Advice, changes: list[dict[str, Any]]) -> None:
         rows.append(cells)
     needs = "USD/h" if c.step.device.price else "needs"
     columns = ["configuration", needs, "ttft p99", "tpot p95", "e2e p99", "busy", "verdict"]
-    out.print(table("Simulated finalists, cheapest first", columns, rows, wrap=True))
+    more = len(found.finalists) - len(shown)
+    title = "Simulated finalists, cheapest first" + (f" ({more} more with --json)" if more else "")
+    out.print(table(title, columns, rows, wrap=True))
     if any(f.candidate.prefills for f in found.finalists):
         out.print("a+b: a instances for prompts and b for decoding.\n")
     rows = [[r["change"], "-" if r["devices"] is None else str(r["devices"]),
@@ -258,20 +295,31 @@ def _print_counts(found: Advice) -> None:
     )
 
 
+def _start(found: Advice, nearest: Confirmed) -> str:
+    """What a closed loop's start has to do with a promise on the first token."""
+    if not found.load.clients or not any(b.startswith("ttft") for b in nearest.broken):
+        return ""
+    return (
+        " The clients all start at once, so their first prompts wait for each other; with more "
+        "--requests that round weighs less."
+    )
+
+
 def _print_failure(found: Advice) -> None:
     from ..errors import InvalidInput
 
     _print_counts(found)
+    fewer = "have fewer clients" if found.load.clients else "lower the rate"
     if found.finalists:
         nearest = found.finalists[0]
         raise InvalidInput(
             "No configuration of this fleet keeps the promise. The nearest is "
             f"{nearest.candidate.describe()}, where {'; '.join(nearest.broken)}. Relax that limit, "
-            "lower the rate, or add devices."
+            f"{fewer}, or add devices.{_start(found, nearest)}"
         )
     closest = found.closest
     text = "nothing fits" if closest is None else f"{closest.what}: {closest.why}"
     raise InvalidInput(
         "No configuration of this fleet keeps the promise. The closest, "
-        f"{text.removeprefix(': ')}. Relax the limit, lower the rate, or add devices."
+        f"{text.removeprefix(': ')}. Relax the limit, {fewer}, or add devices."
     )

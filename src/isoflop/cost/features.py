@@ -55,7 +55,7 @@ class Batch:
     prefill_prior: Array = field(default=_ZERO, converter=_array)
     sampled_rows: Array | None = None
     shape: tuple[int, ...] = field(init=False)
-    _features: dict[str, Array] = field(init=False, factory=dict, repr=False)
+    _features: dict[str, Any] = field(init=False, factory=dict, repr=False)
 
     def __attrs_post_init__(self) -> None:
         for name in (
@@ -93,6 +93,20 @@ class Batch:
             sampled_rows=rows,
         )
 
+    @property
+    def content(self) -> tuple[object, ...]:
+        """All of it, to be compared and hashed; equal ones price alike."""
+        known = self._features.get("")
+        if known is None:
+            parts = (
+                self.decode_sequences, self.decode_context, self.prefill_sequences,
+                self.prefill_tokens, self.prefill_prior, self.sampled_rows,
+            )  # fmt: skip
+            known = self._features[""] = tuple(
+                None if v is None else (np.shape(v), np.asarray(v).tobytes()) for v in parts
+            )
+        return known
+
     def feature(self, name: str) -> Array:
         """The value of one feature, broadcast to `shape`.
 
@@ -107,7 +121,9 @@ class Batch:
             head, *arguments = name.split(":")
             numbers = [float(a) for a in arguments]
             value = np.asarray(_FEATURES[head](self, *numbers), dtype=float)
-            known = self._features[name] = np.broadcast_to(value, self.shape)
+            if value.shape != self.shape:
+                value = np.broadcast_to(value, self.shape)
+            known = self._features[name] = value
         return known
 
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from attrs import define, evolve, field
@@ -22,6 +22,7 @@ from .interval import Interval, step_interval
 from .matrix import Peaks, StepMatrix, roofline_s
 from .operators import Operator, forward_operators
 from .operators.base import CollectiveShape
+from .shared import Shared
 from .timing import KernelTimer
 
 
@@ -44,6 +45,8 @@ class StepModel:
     clock : float or None
         Share of the highest clock that the devices hold; None: a short run or a light load. See
         `power.settled`.
+    shared : Shared or None
+        Where plans of one search keep what they have in common.
     """
 
     model: ModelSpec
@@ -53,6 +56,7 @@ class StepModel:
     engine: Engine = field(factory=lambda: load_engine("default"))
     overlap: float = 0.0
     clock: float | None = None
+    shared: Shared | None = None
 
     def at(self, clock: float | None) -> StepModel:
         """The same instance with its devices at a share of their clock."""
@@ -64,7 +68,14 @@ class StepModel:
     @cached_property
     def operators(self) -> list[Operator]:
         """Operators of a forward pass on one rank."""
-        return forward_operators(self.model, self.plan)
+        made = forward_operators(self.model, self.plan)
+        return made if self._common is None else self._common.one_each(made, self.plan.tensor)
+
+    @property
+    def _common(self) -> Shared | None:
+        """`shared`, if it was made for this device: one evolved since prices by itself."""
+        shared = self.shared
+        return shared if shared and shared.holds_for(self.device, self.cluster) else None
 
     @cached_property
     def matrix(self) -> StepMatrix:
@@ -74,10 +85,14 @@ class StepModel:
     @cached_property
     def timer(self) -> KernelTimer:
         """Calibrated kernel times on this device."""
-        return KernelTimer(
-            device=self.device, cluster=self.cluster, plan=self.plan, clock=self.clock,
-            padded_experts=self.engine.padded_experts and self.plan.tensor != 8,
+        padded = self.engine.padded_experts and self.plan.tensor != 8
+        made = partial(
+            KernelTimer, device=self.device, cluster=self.cluster, plan=self.plan,
+            clock=self.clock, padded_experts=padded, shared=self._common,
         )  # fmt: skip
+        if self._common is None:
+            return made()
+        return self._common.timer((self.plan.formats.kv, self.clock, padded), made)
 
     @cached_property
     def peaks(self) -> Peaks:

@@ -41,6 +41,7 @@ from .operators.base import (
     MoeShape,
     Operator,
 )
+from .shared import Shared
 from .sparse import is_sparse, sparse_time_s
 from .sustained import JOULES_PER_FLOP, clock_gain, sustained_share
 
@@ -78,6 +79,8 @@ class KernelTimer:
         Share of its highest clock that the device holds all along, because its board's power is
         spent; None: a short run or a light load, in which only long kernels slow down, as they
         did in the benchmarks behind the fit. See `power.settled_clock`.
+    shared : Shared or None
+        Seconds of kernels that other plans on this device have too.
     """
 
     device: Accelerator
@@ -88,6 +91,7 @@ class KernelTimer:
     clock: float | None = None
     stream: StreamParameters = field(factory=StreamParameters)
     sparse: SparseParameters = field(factory=SparseParameters)
+    shared: Shared | None = None
     _rates: dict[str, tuple[float, str]] = field(factory=dict, init=False, repr=False)
 
     @cached_property
@@ -173,7 +177,8 @@ class KernelTimer:
             "decode": self._decode, "mla_decode": self._decode, "moe": self._moe,
             "stream": self._stream, "scan": self._stream, "collective": self._collective,
         }[op.kind]  # fmt: skip
-        return np.broadcast_to(method(op, batch), batch.shape)
+        seconds = method(op, batch)
+        return seconds if seconds.shape == batch.shape else np.broadcast_to(seconds, batch.shape)
 
     def stacked(self, ops: Sequence[Operator], batch: Batch) -> Array:
         """`seconds` of several operators at once, shape (operators, *batch.shape).
@@ -186,15 +191,25 @@ class KernelTimer:
 
     def held(self, ops: Sequence[Operator], batch: Batch) -> Array:
         """`stacked` at the clock alone: linear in 1 / clock but for what the memory bounds."""
+        if self.shared is None:
+            return self._priced(ops, batch)
+        return self.shared.seconds((self.clock, self.padded_experts), ops, batch, self._priced)
+
+    def _priced(self, ops: Sequence[Operator], batch: Batch) -> Array:
+        """`held`, every operator by itself."""
         out = np.zeros((len(ops), *batch.shape))
         products: dict[tuple[str, str], list[int]] = {}
         streams: dict[str, list[int]] = {}
+        attention: dict[tuple[str, object], int] = {}  # groups of layers often attend alike
         for i, op in enumerate(ops):
             if op.kind == "gemm" and op.weight_format is not None:
                 key = (op.weight_format.id, self._rate(op.weight_format)[1])
                 products.setdefault(key, []).append(i)
             elif op.kind in ("stream", "scan"):
                 streams.setdefault(op.rate.id if op.rate else "", []).append(i)
+            elif isinstance(op.shape, AttentionShape):
+                first = attention.setdefault((op.kind, op.shape), i)
+                out[i] = out[first] if first < i else self._held(op, batch)
             else:
                 out[i] = self._held(op, batch)
         for places in products.values():

@@ -16,6 +16,25 @@ from numba.np.arrayobj import make_array
 compiled = numba.njit(cache=True, error_model="numpy", forceinline=True)
 
 
+@compiled
+def returned(record, views):
+    """Nothing to write back: what is borrowed are the arrays themselves."""
+
+
+@compiled
+def below(grid, value):
+    """Index of the knot at or below `value`, at most the last but one."""
+    low = 0
+    high = len(grid) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if grid[middle] <= value:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 @intrinsic
 def borrowed(typing_context, record):
     """The named tuple `record` with every array's owner taken away."""

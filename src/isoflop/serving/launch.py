@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..plans import Formats
-from .candidates import Candidate
+from .curve import Candidate
 
 
 def _name(c: Candidate) -> str:
@@ -126,13 +126,15 @@ def _vllm(c: Candidate, longest: int) -> str:
 
 def _sglang(c: Candidate, longest: int) -> str:
     p, f = c.step.plan, c.step.plan.formats
-    parts = [f"python -m sglang.launch_server --model-path {_name(c)}", f"--tp {p.tensor * p.data}"]
+    # Whole names: `--pp` alone is the beginning of three of its options and refused.
+    parts = [f"python -m sglang.launch_server --model-path {_name(c)}",
+             f"--tp-size {p.tensor * p.data}"]  # fmt: skip
     if p.data > 1:
-        parts.append(f"--dp {p.data} --enable-dp-attention")
+        parts.append(f"--dp-size {p.data} --enable-dp-attention")
     if p.expert > 1:
-        parts.append(f"--ep {p.expert}")
+        parts.append(f"--ep-size {p.expert}")
     if p.pipeline > 1:
-        parts.append(f"--pp {p.pipeline}")
+        parts.append(f"--pp-size {p.pipeline}")
     if _requantized(c):
         parts.append("--quantization fp8")
     if _narrow(f.kv):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from attrs import evolve
 
-from .candidates import Candidate, Load, evaluate
+from .candidates import evaluate
+from .curve import Candidate, Load
 from .slo import Promise
 
 CHANGE = 1.2
@@ -23,6 +25,7 @@ def sensitivity(
     """
     step = best.step
     memory, rates = step.device.memory, step.device.rates
+    who = "clients" if load.clients else "traffic"
     cases = {
         "as it is": (step.device, load),
         "20% more memory bandwidth": (evolve(step.device, memory=evolve(
@@ -32,15 +35,14 @@ def sensitivity(
         "20% more matrix rate": (evolve(step.device, rates=evolve(
             rates, dense_flop_per_s={k: v * CHANGE for k, v in rates.dense_flop_per_s.items()})),
             load),
-        "20% more traffic": (step.device, evolve(
-            load, requests_per_s=load.requests_per_s * CHANGE)),
-        "twice the traffic": (step.device, evolve(load, requests_per_s=load.requests_per_s * 2)),
+        f"20% more {who}": (step.device, _times(load, CHANGE)),
+        f"twice the {who}": (step.device, _times(load, 2)),
     }  # fmt: skip
     rows = []
     for what, (device, demand) in cases.items():
         found, rejected, _ = evaluate(
             step.model, device, step.cluster, step.engine, step.plan, demand, promises, 16 * fleet,
-            load.longest, split=best.prefills > 0,
+            load.longest, split=best.prefills > 0, shared=step.shared,
         )  # fmt: skip
         same = [c for c in found if (c.max_sequences, c.max_tokens, c.share, c.prefills > 0) ==
                 (best.max_sequences, best.max_tokens, best.share, best.prefills > 0)]  # fmt: skip
@@ -53,3 +55,9 @@ def sensitivity(
             rows.append({"change": what, "devices": None, "tpot_s": None, "batch": None,
                          "why": why})  # fmt: skip
     return rows
+
+
+def _times(load: Load, factor: float) -> Load:
+    """The load with so many times the requests, or clients."""
+    return evolve(load, requests_per_s=load.requests_per_s * factor,
+                  clients=math.ceil(load.clients * factor))  # fmt: skip

@@ -166,12 +166,13 @@ def release(r, s, limits, i):
 def growth(s, limits, steps):
     """Blocks that the decoding sequences need for their next `steps` steps."""
     b = limits.block_steps
-    whole = steps // b
-    need = whole * s.whole[N_DECODING]
-    k = s.whole[STEP]
+    full = steps // b
+    n = s.whole[N_DECODING]
+    need = full * n
+    k, residues = s.whole[STEP], s.residues
     # A sequence whose context, offset + k, is a multiple of the block starts a new one.
-    for j in range(steps - whole * b):
-        need += s.residues[(-(k + j)) % b]
+    for j in range(steps - full * b):
+        need += residues[(-(k + j)) % b]
     return need
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from . import borrowed, compiled
+from . import below, borrowed, compiled, returned
 from .cache import affordable, grow, publish
 from .heap import pop
 from .records import (
@@ -38,19 +38,20 @@ from .requests import (
     stop_decoding,
     youngest,
 )  # fmt: skip
-from .times import cell, event, mixed_s, note, prompt_s, spend
+from .times import event, mixed_s, note, prompt_s, spend
 
 
 @compiled
 def first_end(r, s):
     """Decoding step of the next end, after dropping stale entries; a far one for none."""
-    while s.whole[N_ENDING] > 0:
+    whole = s.whole
+    while whole[N_ENDING] > 0:
         i = s.ending[0]
         if r.until[i] == s.ending_step[0] and r.state[i] == DECODING:
             return s.ending_step[0]
-        pop(s.ending_step, s.ending, s.whole[N_ENDING])
-        s.whole[N_ENDING] -= 1
-    return s.whole[STEP] + 1
+        pop(s.ending_step, s.ending, whole[N_ENDING])
+        whole[N_ENDING] -= 1
+    return whole[STEP] + 1
 
 
 @compiled
@@ -69,28 +70,30 @@ def retire(r, s, t, limits, i):
 @compiled
 def end_due(r, s, t, limits):
     """Retire every request whose last decoding step has just run."""
-    while s.whole[N_ENDING] > 0 and first_end(r, s) <= s.whole[STEP] and s.whole[N_ENDING] > 0:
+    whole = s.whole
+    while whole[N_ENDING] > 0 and first_end(r, s) <= whole[STEP] and whole[N_ENDING] > 0:
         i = s.ending[0]
-        pop(s.ending_step, s.ending, s.whole[N_ENDING])
-        s.whole[N_ENDING] -= 1
+        pop(s.ending_step, s.ending, whole[N_ENDING])
+        whole[N_ENDING] -= 1
         retire(r, s, t, limits, i)
-    if limits.gang == 1 and s.whole[N_GANG] == s.whole[N_RUNNING] and s.whole[N_GANG] > 0:
-        for j in range(s.whole[N_GANG]):
+    if limits.gang == 1 and whole[N_GANG] == whole[N_RUNNING] and whole[N_GANG] > 0:
+        for j in range(whole[N_GANG]):
             i = s.gang[j]
             stop_decoding(r, s, t, limits, i)
             finish(r, s, limits, i)
-        s.whole[N_GANG] = 0
+        whole[N_GANG] = 0
 
 
 @compiled
 def prompt_step(r, s, t, limits):
     """One step that computes chunks of prompts, with the decoding batch if steps are mixed."""
-    decoding = s.whole[N_DECODING] if limits.mixed == 1 else 0
-    context = s.real[CONTEXT] / decoding if decoding > 0 else 0.0
+    whole, real = s.whole, s.real
+    decoding = whole[N_DECODING] if limits.mixed == 1 else 0
+    context = real[CONTEXT] / decoding if decoding > 0 else 0.0
     budget = limits.tokens - int(decoding * t.numbers[3])
     tokens, largest, prompts, completing = 0, 0, 0, 0
     attending, longest = 0.0, 0.0
-    n = s.whole[N_PREFILLING]
+    n = whole[N_PREFILLING]
     for j in range(n):
         i = s.prefilling[j]
         take = r.target[i] - r.ready[i]
@@ -109,22 +112,23 @@ def prompt_step(r, s, t, limits):
         if r.ready[i] == r.target[i]:
             completing += 1
     sampled = decoding + completing
-    seconds = s.real[OWED_S] + mixed_s(
+    seconds = real[OWED_S] + mixed_s(
         t, decoding, context, tokens, largest, attending, longest, prompts, sampled
     )
-    s.real[OWED_S] = 0.0
-    event(s, 1.0, seconds, float(tokens))
+    real[OWED_S] = 0.0
+    if len(s.log) > 0:
+        event(s, 1.0, seconds, float(tokens))
     if decoding > 0:
         gain = t.numbers[2]
         grow(s, limits, 1)
         note(s, seconds / gain, decoding * gain)
-        s.real[DECODE_TOKENS] += decoding * gain
-        s.real[CONTEXT] += decoding * gain
-        s.whole[STEP] += 1
+        real[DECODE_TOKENS] += decoding * gain
+        real[CONTEXT] += decoding * gain
+        whole[STEP] += 1
     spend(s, seconds, 1, context)
-    s.real[PROMPT_S] += seconds
-    s.real[PROMPT_TOKENS] += tokens
-    s.whole[PROMPT_STEPS] += 1
+    real[PROMPT_S] += seconds
+    real[PROMPT_TOKENS] += tokens
+    whole[PROMPT_STEPS] += 1
     kept = 0
     for j in range(n):
         i = s.prefilling[j]
@@ -133,7 +137,7 @@ def prompt_step(r, s, t, limits):
             kept += 1
         else:
             sample(r, s, t, limits, i)
-    s.whole[N_PREFILLING] = kept
+    whole[N_PREFILLING] = kept
 
 
 @compiled
@@ -175,33 +179,40 @@ def decode_run(r, s, t, limits, stop, longest):
 
     `stop` is a time that must be looked at: the run ends with the first step past it.
     """
-    n = s.whole[N_DECODING]
-    context = s.real[CONTEXT] / n
+    whole, real = s.whole, s.real
+    n = whole[N_DECODING]
+    context = real[CONTEXT] / n
     gain = t.numbers[2]
-    j = cell(t.context, context)
+    j = below(t.context, context)
     low = t.attention[n, j]
     slope = (t.attention[n, j + 1] - low) / (t.context[j + 1] - t.context[j])
-    owed = s.real[OWED_S]
+    owed = real[OWED_S]
     first = t.decode[n] + low + slope * (context - t.context[j])
     rise = slope * gain
-    steps = min(longest, first_end(r, s) - s.whole[STEP])
+    steps = first_end(r, s) - whole[STEP]
     # Within one cell of the context the step time is linear in the step.
     if j + 2 < len(t.context):
-        steps = min(steps, int((t.context[j + 1] - context) / gain) + 1)
-    steps = max(1, steps)
+        inside = int((t.context[j + 1] - context) / gain) + 1
+        if inside < steps:
+            steps = inside
+    if longest < steps:
+        steps = longest
+    if steps < 1:
+        steps = 1
     if stop < np.inf and steps > 1:
-        steps = steps_until(first, rise, stop - s.real[CLOCK] - owed, steps)
+        steps = steps_until(first, rise, stop - real[CLOCK] - owed, steps)
     if limits.gang == 0:
         steps = max(1, affordable(s, limits, steps))
-    s.real[OWED_S] = 0.0
+    real[OWED_S] = 0.0
     seconds = steps * first + rise * steps * (steps - 1) * 0.5
-    event(s, 0.0, owed + seconds, float(steps))
+    if len(s.log) > 0:
+        event(s, 0.0, owed + seconds, float(steps))
     grow(s, limits, steps)
     note(s, seconds / (steps * gain), n * steps * gain)
     spend(s, owed + seconds, steps, context + 0.5 * gain * (steps - 1))
-    s.real[DECODE_TOKENS] += n * gain * steps
-    s.real[CONTEXT] += n * gain * steps
-    s.whole[STEP] += steps
+    real[DECODE_TOKENS] += n * gain * steps
+    real[CONTEXT] += n * gain * steps
+    whole[STEP] += steps
 
 
 @compiled
@@ -223,38 +234,41 @@ def advance(r, s, t, limits, horizon, longest):
 
     `longest` bounds the decoding steps taken at once: 1 makes this the plain loop.
     """
+    record = s
     r, s, t = borrowed(r), borrowed(s), borrowed(t)
+    whole, real = s.whole, s.real
     while True:
         ingest(r, s, limits)
-        if s.whole[N_RUNNING] == 0 and s.whole[N_WAITING] == 0:
+        if whole[N_RUNNING] == 0 and whole[N_WAITING] == 0:
             soonest = next_arrival(r, s, limits)
             if soonest > horizon or soonest == np.inf:
-                return
-            s.real[CLOCK] = max(s.real[CLOCK], soonest)
+                break
+            real[CLOCK] = max(real[CLOCK], soonest)
             continue
-        if s.real[CLOCK] >= horizon:
-            return
-        s.whole[ITERATIONS] += 1
+        if real[CLOCK] >= horizon:
+            break
+        whole[ITERATIONS] += 1
         refused = limits.gang == 0 and make_room(r, s, t, limits)
         budget = limits.tokens
         if limits.mixed == 1:
-            budget -= int(s.whole[N_DECODING] * t.numbers[3])
-        for j in range(s.whole[N_PREFILLING]):
+            budget -= int(whole[N_DECODING] * t.numbers[3])
+        for j in range(whole[N_PREFILLING]):
             i = s.prefilling[j]
             budget -= r.target[i] - r.ready[i]
-        open_gang = limits.gang == 0 or s.whole[N_RUNNING] == s.whole[N_PREFILLING]
-        if open_gang and not refused and s.whole[BLOCKED] == 0:
+        open_gang = limits.gang == 0 or whole[N_RUNNING] == whole[N_PREFILLING]
+        if open_gang and not refused and whole[BLOCKED] == 0 and whole[N_WAITING] > 0:
             admit(r, s, t, limits, budget)
-        if s.whole[N_PREFILLING] > 0:
+        if whole[N_PREFILLING] > 0:
             prompt_step(r, s, t, limits)
-        elif s.whole[N_DECODING] > 0:
+        elif whole[N_DECODING] > 0:
             stop = horizon
-            slots = s.whole[N_RUNNING] < limits.sequences and limits.gang == 0
+            slots = whole[N_RUNNING] < limits.sequences and limits.gang == 0
             # An arrival matters only if it could be admitted ahead of what waits.
-            if slots and (s.whole[N_WAITING] == 0 or limits.first_come == 0):
+            if slots and (whole[N_WAITING] == 0 or limits.first_come == 0):
                 stop = min(stop, next_arrival(r, s, limits))
             # After a preemption the queue is looked at again one step later.
             decode_run(r, s, t, limits, stop, 1 if refused else longest)
-        elif s.whole[N_RUNNING] == 0 and s.whole[N_WAITING] > 0 and s.whole[BLOCKED] == 1:
-            s.whole[BLOCKED] = 0  # nothing runs, so everything can be evicted
+        elif whole[N_RUNNING] == 0 and whole[N_WAITING] > 0 and whole[BLOCKED] == 1:
+            whole[BLOCKED] = 0  # nothing runs, so everything can be evicted
         end_due(r, s, t, limits)
+    returned(record, s)

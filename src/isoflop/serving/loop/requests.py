@@ -81,55 +81,58 @@ def enqueue(r, s, limits, i):
 @compiled
 def ingest(r, s, limits):
     """Move every request that has arrived by now into the queue, in order of arrival."""
-    now = s.real[CLOCK]
+    whole, real = s.whole, s.real
+    now = real[CLOCK]
     while True:
-        while s.whole[NEXT] < s.whole[FED] and r.state[s.whole[NEXT] % limits.ring] != FUTURE:
-            s.whole[NEXT] += 1
+        while whole[NEXT] < whole[FED] and r.state[whole[NEXT] % limits.ring] != FUTURE:
+            whole[NEXT] += 1
         given = np.inf
-        if s.whole[NEXT] < s.whole[FED]:
-            given = r.arrival[s.whole[NEXT] % limits.ring]
-        followed = s.pending_time[0] if s.whole[N_PENDING] > 0 else np.inf
-        if min(given, followed) > now:
+        if whole[NEXT] < whole[FED]:
+            given = r.arrival[whole[NEXT] % limits.ring]
+        followed = s.pending_time[0] if whole[N_PENDING] > 0 else np.inf
+        if given > now and followed > now:
             return
         if given <= followed:
-            i = s.whole[NEXT] % limits.ring
-            s.whole[NEXT] += 1
+            i = whole[NEXT] % limits.ring
+            whole[NEXT] += 1
         else:
             i = s.pending[0]
-            pop(s.pending_time, s.pending, s.whole[N_PENDING])
-            s.whole[N_PENDING] -= 1
+            pop(s.pending_time, s.pending, whole[N_PENDING])
+            whole[N_PENDING] -= 1
         enqueue(r, s, limits, i)
 
 
 @compiled
 def next_arrival(r, s, limits):
     """Time of the next request that has not arrived; infinity for none."""
-    while s.whole[NEXT] < s.whole[FED] and r.state[s.whole[NEXT] % limits.ring] != FUTURE:
-        s.whole[NEXT] += 1
+    whole = s.whole
+    while whole[NEXT] < whole[FED] and r.state[whole[NEXT] % limits.ring] != FUTURE:
+        whole[NEXT] += 1
     soonest = np.inf
-    if s.whole[NEXT] < s.whole[FED]:
-        soonest = r.arrival[s.whole[NEXT] % limits.ring]
-    if s.whole[N_PENDING] > 0:
-        soonest = min(soonest, s.pending_time[0])
+    if whole[NEXT] < whole[FED]:
+        soonest = r.arrival[whole[NEXT] % limits.ring]
+    if whole[N_PENDING] > 0 and s.pending_time[0] < soonest:
+        soonest = s.pending_time[0]
     return soonest
 
 
 @compiled
 def finish(r, s, limits, i):
     """Request i has its last token."""
-    r.finish[i] = s.real[CLOCK]
+    whole, real = s.whole, s.real
+    r.finish[i] = real[CLOCK]
     r.state[i] = DONE
     r.until[i] = -1
     r.stamp[i] = -1
-    s.whole[FINISHED] += 1
-    s.whole[N_RUNNING] -= 1
-    s.whole[BLOCKED] = 0
+    whole[FINISHED] += 1
+    whole[N_RUNNING] -= 1
+    whole[BLOCKED] = 0
     release(r, s, limits, i)
     j = r.follow[i]
     if j >= 0:
-        r.arrival[j] = s.real[CLOCK] + r.think[i]
-        push(s.pending_time, s.pending, s.whole[N_PENDING], r.arrival[j], j)
-        s.whole[N_PENDING] += 1
+        r.arrival[j] = real[CLOCK] + r.think[i]
+        push(s.pending_time, s.pending, whole[N_PENDING], r.arrival[j], j)
+        whole[N_PENDING] += 1
 
 
 @compiled
@@ -148,7 +151,8 @@ def purge(r, s):
 @compiled
 def start_decoding(r, s, t, limits, i):
     """Request i, all of whose context is cached, decodes from the current step on."""
-    k = s.whole[STEP]
+    whole, real = s.whole, s.real
+    k = whole[STEP]
     context = r.prompt[i] + r.done[i] - 1  # the newest token is not cached yet
     gain = t.numbers[2]
     r.base[i] = context
@@ -158,13 +162,13 @@ def start_decoding(r, s, t, limits, i):
     r.offset[i] = filled - k
     r.until[i] = k + math.ceil((r.output[i] - r.done[i]) / gain)
     r.state[i] = DECODING
-    s.whole[N_DECODING] += 1
-    s.real[CONTEXT] += context
+    whole[N_DECODING] += 1
+    real[CONTEXT] += context
     s.residues[r.offset[i] % limits.block_steps] += 1
-    if s.whole[N_ENDING] == len(s.ending):
+    if whole[N_ENDING] == len(s.ending):
         purge(r, s)
-    push(s.ending_step, s.ending, s.whole[N_ENDING], r.until[i], i)
-    s.whole[N_ENDING] += 1
+    push(s.ending_step, s.ending, whole[N_ENDING], r.until[i], i)
+    whole[N_ENDING] += 1
 
 
 @compiled
@@ -251,6 +255,7 @@ def reserve(r, s, limits, i, held, units, loaded, booked):
     Its first `units` units are shared, the `loaded` ones after them come from host memory.
     `booked` blocks are spoken for by the decoding sequences of the same step.
     """
+    whole, real = s.whole, s.real
     # Referencing idle units takes them from the evictable ones.
     fresh = 0
     for n in range(units):
@@ -260,21 +265,21 @@ def reserve(r, s, limits, i, held, units, loaded, booked):
         held = r.prompt[i] + r.output[i] - 1
     private = blocks_for(limits, held) - (units + loaded) * limits.unit_blocks
     new = private + loaded * limits.unit_blocks
-    if new > limits.blocks - s.whole[USED] - booked - fresh * limits.unit_blocks:
+    if new > limits.blocks - whole[USED] - booked - fresh * limits.unit_blocks:
         return False
     for n in range(units):
         unit = r.units[r.unit_start[i] + n]
         if s.unit_refs[unit] == 0:
             unlink(s, unit)
-            s.whole[USED] += limits.unit_blocks
+            whole[USED] += limits.unit_blocks
         s.unit_refs[unit] += 1
     for n in range(units, units + loaded):
         leave_host(s, r.units[r.unit_start[i] + n])
     room(s, limits, new)
     for n in range(units, units + loaded):
         s.unit_refs[r.units[r.unit_start[i] + n]] = 1
-    s.whole[USED] += new
-    s.real[OWED_S] += s.real[SWAP_S_PER_BLOCK] * loaded * limits.unit_blocks
+    whole[USED] += new
+    real[OWED_S] += real[SWAP_S_PER_BLOCK] * loaded * limits.unit_blocks
     r.blocks[i] = private
     r.shared[i] = units + loaded
     return True
@@ -283,7 +288,8 @@ def reserve(r, s, limits, i, held, units, loaded, booked):
 @compiled
 def admit(r, s, t, limits, tokens_left):
     """Start waiting requests while slots, cache and the step's tokens allow."""
-    while s.whole[N_WAITING] > 0 and s.whole[N_RUNNING] < limits.sequences and tokens_left > 0:
+    whole, real = s.whole, s.real
+    while whole[N_WAITING] > 0 and whole[N_RUNNING] < limits.sequences and tokens_left > 0:
         i = s.waiting[0]
         swapped = r.state[i] == SWAPPED
         again = r.done[i] > 0  # preempted after its first token
@@ -292,39 +298,39 @@ def admit(r, s, t, limits, tokens_left):
         loaded = 0 if swapped or r.computed[i] > 0 else host_units(r, s, limits, i, units)
         hit = (units + loaded) * limits.unit_tokens
         ready = held if swapped else (hit if again else max(hit, r.computed[i]))
-        if limits.chunked == 0 and held - ready > tokens_left and s.whole[N_PREFILLING] > 0:
+        if limits.chunked == 0 and held - ready > tokens_left and whole[N_PREFILLING] > 0:
             return  # whole prompts only: this one starts a step of its own
         booked = growth(s, limits, 1) if limits.mixed == 1 else 0
         if not reserve(r, s, limits, i, held, units, loaded, booked):
-            s.whole[BLOCKED] = 1
+            whole[BLOCKED] = 1
             return
-        pop(s.waiting_key, s.waiting, s.whole[N_WAITING])
-        s.whole[N_WAITING] -= 1
+        pop(s.waiting_key, s.waiting, whole[N_WAITING])
+        whole[N_WAITING] -= 1
         if r.preempted[i] == 0:
-            s.whole[UNIT_HITS] += units + loaded
-            s.whole[HOST_HITS] += loaded
-            s.whole[UNIT_LOOKUPS] += r.unit_end[i] - r.unit_start[i]
+            whole[UNIT_HITS] += units + loaded
+            whole[HOST_HITS] += loaded
+            whole[UNIT_LOOKUPS] += r.unit_end[i] - r.unit_start[i]
             r.hit[i] = hit
-            r.scheduled[i] = s.real[CLOCK]
-        s.whole[N_RUNNING] += 1
-        s.whole[ADMISSIONS] += 1
-        r.stamp[i] = s.whole[ADMISSIONS]
-        s.real[VIRTUAL] = max(s.real[VIRTUAL], r.key[i])
+            r.scheduled[i] = real[CLOCK]
+        whole[N_RUNNING] += 1
+        whole[ADMISSIONS] += 1
+        r.stamp[i] = whole[ADMISSIONS]
+        real[VIRTUAL] = max(real[VIRTUAL], r.key[i])
         remember(r, s, i)
         if ready < held:
             r.ready[i] = ready
             r.target[i] = held
             r.state[i] = PREFILLING
-            s.prefilling[s.whole[N_PREFILLING]] = i
-            s.whole[N_PREFILLING] += 1
+            s.prefilling[whole[N_PREFILLING]] = i
+            whole[N_PREFILLING] += 1
             tokens_left -= held - ready
             continue
         if swapped:
-            s.real[OWED_S] += s.real[SWAP_S_PER_BLOCK] * r.blocks[i]
-            note(s, s.real[CLOCK] - r.last[i], 1.0)
+            real[OWED_S] += real[SWAP_S_PER_BLOCK] * r.blocks[i]
+            note(s, real[CLOCK] - r.last[i], 1.0)
         else:  # its cache and first token came along from another instance
             r.done[i] = 1
-            r.first[i] = s.real[CLOCK]
+            r.first[i] = real[CLOCK]
         if r.done[i] >= r.output[i]:
             finish(r, s, limits, i)
         else:

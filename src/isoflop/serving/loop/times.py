@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from . import compiled
+from . import below, compiled
 from .records import (
     BATCH_S,
     BIN_LOW,
@@ -23,23 +23,9 @@ from .records import (
 
 
 @compiled
-def cell(grid, value):
-    """Index of the knot at or below `value`, at most the last but one."""
-    low = 0
-    high = len(grid) - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if grid[middle] <= value:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-@compiled
 def attention_s(t, sequences, context):
     """Decode attention of one step, and its slope per token of context."""
-    j = cell(t.context, context)
+    j = below(t.context, context)
     low = t.attention[sequences, j]
     slope = (t.attention[sequences, j + 1] - low) / (t.context[j + 1] - t.context[j])
     return low + slope * (context - t.context[j]), slope
@@ -48,8 +34,8 @@ def attention_s(t, sequences, context):
 @compiled
 def prompt_s(t, tokens, prior):
     """Attention of one chunk of `tokens` after `prior` cached ones."""
-    i = cell(t.chunk, tokens)
-    j = cell(t.prior, prior)
+    i = below(t.chunk, tokens)
+    j = below(t.prior, prior)
     u = (tokens - t.chunk[i]) / (t.chunk[i + 1] - t.chunk[i])
     v = (prior - t.prior[j]) / (t.prior[j + 1] - t.prior[j])
     a = t.prompt[i, j] * (1.0 - v) + t.prompt[i, j + 1] * v
@@ -81,8 +67,9 @@ def mixed_s(t, decoding, context, tokens, largest, prompts_s, largest_s, prompts
 @compiled
 def note(s, gap, count):
     """Add `count` gaps between tokens of `gap` seconds to the histogram."""
-    slot = int((math.log(max(gap, 1e-5)) - BIN_LOW) / BIN_WIDTH)
-    s.histogram[min(max(slot, 0), len(s.histogram) - 1)] += count
+    slot = int((math.log(gap) - BIN_LOW) / BIN_WIDTH) if gap > 1e-5 else 0
+    last = len(s.histogram) - 1
+    s.histogram[slot if slot < last else last] += count
 
 
 @compiled
@@ -104,10 +91,11 @@ def event(s, kind, seconds, tokens):
 @compiled
 def spend(s, seconds, steps, context):
     """Advance the clock and the time-weighted sums."""
-    n = s.whole[N_DECODING]
-    s.real[CLOCK] += seconds
-    s.real[BUSY] += seconds
-    s.real[BATCH_S] += seconds * n
-    s.real[CONTEXT_S] += seconds * context
-    s.real[BLOCK_S] += seconds * s.whole[USED]
-    s.whole[STEPS] += steps
+    whole, real = s.whole, s.real
+    n = whole[N_DECODING]
+    real[CLOCK] += seconds
+    real[BUSY] += seconds
+    real[BATCH_S] += seconds * n
+    real[CONTEXT_S] += seconds * context
+    real[BLOCK_S] += seconds * whole[USED]
+    whole[STEPS] += steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,6 +114,52 @@ class Trace:
     def head(self, requests: int) -> Trace:
         """The first `requests` requests."""
         return self.take(np.arange(min(requests, len(self))))
+
+    @property
+    def roots(self) -> Array:
+        """Requests that follow none: first ones of clients and conversations, or all."""
+        return np.arange(len(self)) if self.follows is None else np.nonzero(self.follows < 0)[0]
+
+    @property
+    def clients(self) -> int:
+        """Clients of a closed loop, who all start at once; 0 where arrivals are given."""
+        return len(self.roots) if self.follows is not None and self.duration_s == 0 else 0
+
+    def chains(self, roots: Array) -> Trace:
+        """Some clients or conversations whole: the given first requests and all that follow."""
+        if self.follows is None:
+            return self.take(roots)
+        first = np.where(self.follows < 0, np.arange(len(self)), self.follows)
+        while np.any(first != first[first]):
+            first = first[first]
+        index = np.nonzero(np.isin(first, roots))[0]
+        place = np.full(len(self) + 1, -1)  # the last one is where -1 points
+        place[index] = np.arange(len(index))
+        part = evolve(self, follows=None, think_s=None).take(index)
+        return evolve(
+            part, follows=place[self.follows[index]],
+            think_s=None if self.think_s is None else self.think_s[index],
+        )  # fmt: skip
+
+    def with_clients(self, clients: int) -> Trace:
+        """A closed loop of so many clients, each with as many requests; lengths in turn.
+
+        Raises
+        ------
+        InvalidInput
+            If this is no closed loop, or there is no client.
+        """
+        if not self.clients or clients < 1:
+            raise InvalidInput(f"{clients} clients of '{self.name}' make no closed loop.")
+        index = np.arange(clients * math.ceil(len(self) / self.clients))
+        pick = index % len(self)
+        part = evolve(self, follows=None, think_s=None).take(pick)
+        return evolve(
+            part, name=f"{clients} clients", user=index % clients,
+            arrival_s=np.where(index < clients, 0.0, np.inf),
+            follows=np.where(index < clients, -1, index - clients),
+            think_s=None if self.think_s is None else self.think_s[pick],
+        )  # fmt: skip
 
     def take(self, index: Array) -> Trace:
         """Some of the requests, in the given order; follow-ups are not kept as such."""
