@@ -122,3 +122,20 @@ def test_a_brief_report_leaves_out_only_what_the_full_model_prices():
         for name in set(full) - missing - {"wall_s", "simulated_requests_per_wall_s"}:
             assert full[name] == brief[name]
         assert sum(full["bound"].values()) == pytest.approx(1.0)
+
+
+def test_at_one_price_what_keeps_most_room_is_chosen():
+    """Two cards without fast links: experts over both tie in price, and data ranks wait longer."""
+    trace = open_loop(requests=1200, requests_per_s=10.0, prompt=Lengths(median=2000),
+                      output=Lengths(median=300))  # fmt: skip
+    device, count, cluster = load_fleet("4xrtx-5090")
+    promises = parse_slo("ttft<2s@p95,tpot<60ms@p95")
+    found = advise(load_model("qwen3-30b-a3b"), [(device, count, cluster)], trace, promises,
+                   load_engine("vllm"))  # fmt: skip
+    kept = [f for f in found.finalists if f.kept and not f.candidate.prefills]
+    equal = [f for f in kept if f.candidate.usd_per_hour == found.best.candidate.usd_per_hour]
+    assert len(equal) > 1
+    assert found.best.strain == min(f.strain for f in equal)
+    assert found.best.strain == max(
+        p.value_s(found.best.report.summary) / p.limit_s for p in promises
+    )

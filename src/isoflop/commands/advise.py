@@ -279,7 +279,9 @@ def _why_lost(f: Confirmed, best: Confirmed) -> str:
     more = f.candidate.usd_per_hour / best.candidate.usd_per_hour - 1.0
     if more > 0.005:
         return f"{more:.0%} dearer"
-    return "two pools, no cheaper" if f.candidate.prefills else "slower"
+    if f.candidate.prefills:
+        return "two pools, no cheaper"
+    return "less room" if f.strain > best.strain else "slower"
 
 
 def _print_counts(found: Advice) -> None:

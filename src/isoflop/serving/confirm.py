@@ -28,12 +28,19 @@ BEATEN = 400
 
 @frozen(kw_only=True, eq=False)
 class Confirmed:
-    """A candidate after simulation; its report is brief: latencies, rates and price."""
+    """A candidate after simulation; its report is brief: latencies, rates and price.
+
+    Attributes
+    ----------
+    strain : float
+        The largest promised latency over its limit: below 1 where all are kept.
+    """
 
     candidate: Candidate
     report: ServingReport
     kept: bool
     broken: tuple[str, ...]
+    strain: float
 
     def row(self) -> dict[str, Any]:
         """As a plain record."""
@@ -52,11 +59,16 @@ class Confirmed:
 
 
 def price_of(found: Confirmed) -> tuple[float, bool, float, float]:
-    """By what a confirmed candidate is preferred: as `preference`, with the rate simulated."""
+    """By what a confirmed candidate is preferred: as `cost_of`, then what keeps most room."""
     c = found.candidate
     if c.requests_per_s:
         c = evolve(c, requests_per_s=found.report.summary["requests_per_s"])
-    return preference(c)
+    return *cost_of(c), found.strain
+
+
+def cost_of(c: Candidate) -> tuple[float, bool, float]:
+    """What `preference` says of a candidate before its latency."""
+    return preference(c)[:3]
 
 
 def confirm(
@@ -71,26 +83,27 @@ def confirm(
     No replica is added that would let `best` be preferred: it could not win any more.
 
     One replica gets every n-th request: with equal replicas in turn the others look the same. A
-    short run comes first; what already breaks a promise in it is not simulated at length.
+    short run comes first; what already breaks a promise in it is not simulated at length, nor what
+    costs as much as `best` and keeps less room there.
     """
     devices, share = candidate.step.plan.devices, candidate.share
     most = fleet // devices * share
     if trace.clients:
         return _fewest(candidate, trace, promises, min(most, trace.clients), best)
 
-    def lost(other: Candidate) -> bool:
-        return best is not None and preference(other) >= price_of(best)
-
-    if lost(candidate):
-        return _simulate(candidate, trace, promises, BEATEN)
+    least = (math.inf,) if best is None else price_of(best)[:3]
     server = candidate.server()
+    if best is not None and cost_of(candidate) >= least:
+        short = _simulate(candidate, trace, promises, BEATEN, server)
+        if cost_of(candidate) > least or not short.strain < best.strain:
+            return short
     tries = 0
     while True:
         confirmed = _simulate(candidate, trace, promises, SCREEN, server)
         if confirmed.kept:
             confirmed = _simulate(candidate, trace, promises, SAMPLE, server)
         larger = _larger(confirmed, most)
-        if confirmed.kept or larger is None or tries == 3 or lost(larger):
+        if confirmed.kept or larger is None or tries == 3 or cost_of(larger) >= least:
             return confirmed
         candidate = larger
         tries += 1
@@ -120,7 +133,7 @@ def _fewest(
     count = candidate.replicas
     while not keeps(count):
         larger = candidate.with_replicas(count + 1)
-        if count >= most or (best is not None and preference(larger) >= price_of(best)):
+        if count >= most or (best is not None and cost_of(larger) >= price_of(best)[:3]):
             return tried[count]
         count += 1
     while count > 1 and keeps(count - 1):
@@ -172,7 +185,10 @@ def _simulate(
         f"{show_s(p.limit_s)}"
         for p in promises if not p.kept(report.summary)
     )  # fmt: skip
-    return Confirmed(candidate=candidate, report=report, kept=not broken, broken=broken)
+    strain = max((p.value_s(report.summary) or 0.0) / p.limit_s for p in promises)
+    return Confirmed(
+        candidate=candidate, report=report, kept=not broken, broken=broken, strain=strain
+    )
 
 
 def _share_of(trace: Trace, requests: int, groups: int) -> tuple[Trace, float]:
