@@ -17,6 +17,7 @@ from isoflop.training.memory import (
     usable_bytes,
 )
 from isoflop.training.plan import Plans, Recipe, TrainingJob
+from isoflop.training.report import MEMORY_ERROR, plan_run
 from isoflop.training.search import search_plans
 from isoflop.training.space import SpaceLimits, enumerate_plans
 from isoflop.training.time import StepPricer
@@ -167,3 +168,24 @@ def test_uneven_ends_are_searched_where_layers_do_not_divide():
     assert gain[four.micro_batch == 1].min() > 1.05
     needed = [total_bytes(memory_parts(job, Recipe(), p)) for p in (four, even)]
     assert np.all(needed[0] <= needed[1] * (1 + 1e-12))
+
+
+def test_the_roomy_plan_is_the_fastest_that_a_wrong_peak_would_still_fit():
+    """Against a search of the same space on a device with so much less memory."""
+    device, count, cluster = load_fleet("512xdgx-h100")
+    job = TrainingJob(model=load_model("llama-3.1-70b"), global_batch=1024, sequence_tokens=4096)
+    report = plan_run(job, Recipe(), device, count, cluster)
+    assert sum(report.memory.values()) * (1 + MEMORY_ERROR) > report.usable_bytes
+    assert report.roomy is not None
+    held = usable_bytes(device) / (1 + MEMORY_ERROR)
+    less = evolve(device.memory, capacity_bytes=_capacity(device, held))
+    again = plan_run(job, Recipe(), evolve(device, memory=less), count, cluster)
+    assert report.roomy_s == pytest.approx(again.step_s, rel=1e-9)
+    assert again.roomy is None or again.roomy_s >= again.step_s
+
+
+def _capacity(device, usable):
+    """The capacity of which so much is usable, which is linear in it."""
+    one, two = (usable_bytes(evolve(device, memory=evolve(device.memory, capacity_bytes=c)))
+                for c in (1e11, 2e11))  # fmt: skip
+    return 1e11 + (usable - one) / (two - one) * 1e11

@@ -172,6 +172,7 @@ def _answer(report: PlanReport, framework: str, json: bool) -> None:
 
 
 def _print(report: PlanReport) -> None:
+    from ..training.report import MEMORY_ERROR
     from ..units import show_bytes, show_count, show_s
     from ._output import console
 
@@ -198,6 +199,11 @@ def _print(report: PlanReport) -> None:
     for name, value in sorted(r.memory.items(), key=lambda kv: -kv[1]):
         if value > 0:
             out.print(f"  {name:12s} {_bar(value / r.usable_bytes)} {show_bytes(value)}")
+    if r.roomy is not None:
+        out.print(
+            f"  No measured peak was more than {MEMORY_ERROR:.0%} off; with that much to spare "
+            f"{r.roomy.describe()} takes {r.roomy_s / r.step_s - 1:.1%} longer"
+        )
     _print_away("Host memory", r.host, r.usable_host_bytes, out)
     _print_away("Drives", r.drives, r.usable_drive_bytes, out)
     out.print(f"\nStep  bound by {r.bound}")

@@ -28,6 +28,8 @@ from .utilization import step_flop
 
 MEMORY_BUSY = 0.4
 """Share of memory bandwidth a training step draws on average, for its power; estimate."""
+MEMORY_ERROR = 0.1
+"""How far the worst of 27 measured peaks lay from its prediction (9%), rounded up."""
 LEAST_GAIN = 0.003
 """Share of speed from which a change is worth naming."""
 BOUND_BY = {
@@ -66,6 +68,9 @@ class PlanReport:
         recomputation.
     days : float or None
         Of the whole run, goodput included.
+    roomy : TrainingPlan or None
+        Where the plan leaves less than `MEMORY_ERROR` of its memory free, the fastest one that
+        leaves as much, and its seconds; None if none is nearly as fast.
     """
 
     job: TrainingJob
@@ -90,6 +95,8 @@ class PlanReport:
     usable_drive_bytes: float = 0.0
     runner_up: TrainingPlan | None = None
     runner_up_s: float = 0.0
+    roomy: TrainingPlan | None = None
+    roomy_s: float = 0.0
     search: PlanSearch | None = None
     changes: tuple[Change, ...] = ()
     why_not: str = ""
@@ -181,6 +188,7 @@ class PlanReport:
             ],
             "runner_up": self.runner_up.describe() if self.runner_up else None,
             "runner_up_s": self.runner_up_s, "why_not": self.why_not,
+            "roomy": self.roomy.describe() if self.roomy else None, "roomy_s": self.roomy_s,
         }  # fmt: skip
         line = self.timeline()
         out["stage_layers"] = list(line.layers)
@@ -246,9 +254,11 @@ def plan_run(
     limits = limits or SpaceLimits(node=network_of(device, cluster, count).node)
     found = search_plans(job, recipe, device, count, cluster, limits=limits, slack=1.25)
     report = describe_plan(job, recipe, device, count, found.best, cluster)
-    other = _runner_up(found)
+    other, room = _runner_up(found), _roomy(found, report)
     return evolve(
         report, search=found,
+        roomy=found.plans.at(room) if room else None,
+        roomy_s=float(found.seconds[room]) if room else 0.0,
         runner_up=found.plans.at(other) if other else None,
         runner_up_s=float(found.seconds[other]) if other else 0.0,
         changes=tuple(_changes(report, cluster, limits))[:3],
@@ -261,6 +271,16 @@ def _runner_up(found: PlanSearch) -> int:
     differs = (p.tensor != p.tensor[0]) | (p.pipeline != p.pipeline[0])
     differs |= (p.context != p.context[0]) | (p.expert != p.expert[0])
     return int(np.argmax(differs)) if differs.any() else 0
+
+
+def _roomy(found: PlanSearch, report: PlanReport) -> int:
+    """The fastest plan that fits if its peak is as far off as a measured one was; 0 for none.
+
+    Also 0 where the best plan itself does.
+    """
+    used = total_bytes(memory_parts(report.job, report.recipe, found.plans))
+    fits = used * (1.0 + MEMORY_ERROR) <= report.usable_bytes
+    return int(np.argmax(fits)) if fits.any() else 0
 
 
 def what_helps(report: PlanReport, cluster: Cluster | None) -> tuple[Change, ...]:
