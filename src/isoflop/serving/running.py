@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 
 import numpy as np
@@ -13,6 +14,8 @@ from .loop.records import (
     BLOCKED,
     CLOCK,
     CONTEXT,
+    DECODING,
+    DONE,
     FED,
     FINISHED,
     FOLLOWING,
@@ -30,6 +33,7 @@ from .loop.records import (
     OLDEST,
     REAL_SIZE,
     STEP,
+    STEP_BEFORE,
     SWAP_S_PER_BLOCK,
     WHOLE_SIZE,
     Requests,
@@ -154,6 +158,22 @@ class Running:
         self.loop.advance(
             self.requests, self.state, self.tables, self.limits, float(horizon_s), longest
         )
+
+    def produced(self, row: int, at_s: float) -> int:
+        """Tokens that the request in a row had by `at_s`, to which this has just advanced.
+
+        Those of the step under way then do not exist yet.
+        """
+        r, s = self.requests, self.state
+        done, output, gain = int(r.done[row]), int(r.output[row]), float(self.tables.numbers[2])
+        if r.last[row] > at_s:
+            return done - 1
+        if r.state[row] == DONE and r.finish[row] > at_s:
+            return max(0, output - math.ceil(gain))
+        if r.state[row] != DECODING or r.until[row] < 0:
+            return done
+        step = int(s.whole[STEP_BEFORE if self.clock_s > at_s else STEP])
+        return max(done, output - math.ceil((int(r.until[row]) - step) * gain))
 
     def earliest_end_s(self) -> float:
         """A time before which no request here can end, given what has been fed.
