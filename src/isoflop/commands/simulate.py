@@ -387,7 +387,8 @@ def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]
     out.print(f"Busy time is bound by: {bound}.")
     if s.get("outages"):
         out.print(
-            f"{s['outages']} outage{'s' if s['outages'] > 1 else ''}: replicas up {s['available_share']:.1%} of the time, "
+            f"{s['outages']} outage{'s' if s['outages'] > 1 else ''}: "
+            f"replicas up {s['available_share']:.1%} of the time, "
             f"{s['rerouted_requests']:,} requests started again elsewhere, "
             f"{s['lost_tokens']:,.0f} tokens computed for nothing."
         )
