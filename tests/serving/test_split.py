@@ -12,7 +12,7 @@ from isoflop.errors import InvalidInput
 from isoflop.plans import Formats
 from isoflop.serving.disaggregated import simulate_split
 from isoflop.serving.fleet import simulate_fleet
-from isoflop.serving.loop.records import FED, USED
+from isoflop.serving.loop.records import FED, LOG_COLUMNS, N_LOG, PREEMPTIONS, USED
 from isoflop.serving.outages import Outage, parse_outages
 from isoflop.serving.policy import policy_names
 from isoflop.serving.reference_pools import run_replicas, run_split
@@ -338,3 +338,26 @@ def test_outages_are_named_by_pool():
         parse_outages("d0@60+120", "fail")
     with pytest.raises(InvalidInput, match="not an outage"):
         parse_outages("d0@6.0.1+120", "fail", (1, 1))
+
+
+@pytest.mark.parametrize("policy", ["vllm", "prefill-first"])
+def test_a_failure_in_the_step_that_recomputes_a_preempted_prompt(policy):
+    # Its token does not exist yet, nor do those of the sequences that decode beside it.
+    demand = evolve(trace(4), output_tokens=np.full(60, 150))
+    one = server(policy=policy, cache_blocks=130)
+    run = SplitRun(prompting=one, decoding=one, trace=demand, prefills=1, decodes=1,
+                   routers=("round-robin", "round-robin"), outages=(), events=100_000)  # fmt: skip
+    run.run()
+    decoding = run.decode.alive[0].running
+    assert decoding.whole(PREEMPTIONS) > 5
+    log = decoding.state.log[: decoding.whole(N_LOG)]
+    prompts = log[log[:, LOG_COLUMNS.index("kind")] == 1]
+    assert len(prompts) > 5
+    for begin, seconds in prompts[:: max(1, len(prompts) // 12), :2]:
+        at = float(begin + 0.5 * seconds)
+        outages = [Outage(replica=1, start_s=at, end_s=at + 0.1, kind="fail")]
+        report = simulate_split(one, demand, prefills=1, decodes=1, outages=outages)
+        choose = started(("round-robin",) * 2, (1, 1), demand)
+        prompting = report.instances[0].server
+        reference = run_split(prompting, one, demand, 1, 1, choose, outages)
+        agrees(report, reference, one.step.engine.arrival_s)

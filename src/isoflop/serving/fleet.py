@@ -121,13 +121,17 @@ class _Fleet:
         events += [(o.start_s, 0, -1, k) for k, o in enumerate(failures)]
         heapify(events)
         while True:
-            last = furthest_behind(self.pool.alive, events[0][0] if events else np.inf)
+            # Where nobody follows anybody, no end has to be seen before the next arrival.
+            until = events[0][0] if events else np.inf
+            last = furthest_behind(self.pool.alive, until) if after else None
             if last is not None:
                 for request, end_s in last.newly_ended():
                     for j, think_s in after.get(request, ()):
                         heappush(events, (end_s + think_s, 1, j, -1))
                 continue
             if not events:
+                for life in self.pool.alive:
+                    life.running.advance()
                 return
             at, _, request, outage = heappop(events)
             if outage < 0:
