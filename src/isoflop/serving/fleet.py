@@ -152,9 +152,8 @@ class _Fleet:
         """End the life of a replica; the requests it had not finished."""
         life = self.pool.fail(outage)
         r = life.running.requests
-        for row in life.lost:
+        for row, made in life.running.produced(life.lost, outage.start_s).items():
             # The prompt as far as computed, and every token produced.
-            made = life.running.produced(row, outage.start_s)
             self.lost_tokens += float(r.prompt[row] if made > 0 else r.ready[row]) + made
         self.rerouted += len(life.lost)
         return [life.requests[row] for row in life.lost]

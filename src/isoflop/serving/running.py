@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from types import ModuleType
 
 import numpy as np
@@ -33,7 +34,6 @@ from .loop.records import (
     OLDEST,
     REAL_SIZE,
     STEP,
-    STEP_BEFORE,
     SWAP_S_PER_BLOCK,
     WHOLE_SIZE,
     Requests,
@@ -159,21 +159,37 @@ class Running:
             self.requests, self.state, self.tables, self.limits, float(horizon_s), longest
         )
 
-    def produced(self, row: int, at_s: float) -> int:
-        """Tokens that the request in a row had by `at_s`, to which this has just advanced.
+    def produced(self, rows: Iterable[int], at_s: float) -> dict[int, int]:
+        """Tokens that the requests in some rows had by `at_s`, to which this has just advanced.
 
-        Those of the step under way then do not exist yet.
+        Those of a step under way then do not exist yet.
         """
-        r, s = self.requests, self.state
-        done, output, gain = int(r.done[row]), int(r.output[row]), float(self.tables.numbers[2])
-        if r.last[row] > at_s:
-            return done - 1
-        if r.state[row] == DONE and r.finish[row] > at_s:
-            return max(0, output - math.ceil(gain))
-        if r.state[row] != DECODING or r.until[row] < 0:
-            return done
-        step = int(s.whole[STEP_BEFORE if self.clock_s > at_s else STEP])
-        return max(done, output - math.ceil((int(r.until[row]) - step) * gain))
+        r, gain = self.requests, float(self.tables.numbers[2])
+        step = int(self.state.whole[STEP])
+        if self.clock_s > at_s and not self._only_prompts(at_s):
+            step -= 1
+        made = {}
+        for row in rows:
+            done, output = int(r.done[row]), int(r.output[row])
+            if r.first[row] > at_s or r.last[row] > at_s:  # it came out of that step's prompt
+                done -= 1
+            elif r.state[row] == DONE and r.finish[row] > at_s:
+                done = max(0, output - math.ceil(gain))
+            elif r.state[row] == DECODING and r.until[row] >= 0:
+                done = max(done, output - math.ceil((int(r.until[row]) - step) * gain))
+            made[row] = done
+        return made
+
+    def _only_prompts(self, at_s: float) -> bool:
+        """Whether the step under way at a time leaves the decoding sequences as they are.
+
+        Where steps are not mixed, one with prompts leaves a prompt unfinished or a token sampled.
+        """
+        if self.limits.mixed:
+            return False
+        r = self.requests
+        sampled = np.any(r.first > at_s) or np.any(r.last > at_s)
+        return bool(sampled or self.state.whole[N_PREFILLING] > 0)
 
     def earliest_end_s(self) -> float:
         """A time before which no request here can end, given what has been fed.

@@ -210,15 +210,14 @@ class SplitRun:
         prompts = self.prefill.has(outage.replica)
         life = (self.prefill if prompts else self.decode).fail(outage)
         r, made = life.running.requests, {}
-        for row in life.lost:
+        for row, had in life.running.produced(life.lost, at).items():
             i = life.requests[row]
             if prompts:
                 made[i] = 0
                 self.lost_tokens += float(r.prompt[row] if r.done[row] > 0 else r.ready[row])
                 continue
             # The first token came along; static batches hold ended ones, which end again.
-            had = max(1, life.running.produced(row, at))
-            made[i] = min(had, int(r.output[row]) - 1)
+            made[i] = min(max(1, had), int(r.output[row]) - 1)
             self.lost_tokens += float(r.prompt[row]) + made[i] - 1
         for i, tokens in made.items():
             if tokens:

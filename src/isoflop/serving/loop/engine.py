@@ -27,7 +27,6 @@ from .records import (
     PROMPT_STEPS,
     PROMPT_TOKENS,
     STEP,
-    STEP_BEFORE,
 )  # fmt: skip
 from .requests import (
     admit,
@@ -114,7 +113,6 @@ def prompt_step(r, s, t, limits):
         t, decoding, context, tokens, largest, attending, longest, prompts, sampled
     )
     s.real[OWED_S] = 0.0
-    s.whole[STEP_BEFORE] = s.whole[STEP]
     event(s, 1.0, seconds, float(tokens))
     if decoding > 0:
         gain = t.numbers[2]
@@ -146,7 +144,7 @@ def sample(r, s, t, limits, i):
         r.first[i] = s.real[CLOCK]
     else:
         note(s, s.real[CLOCK] - r.last[i], 1.0)
-    r.last[i] = s.real[CLOCK]
+        r.last[i] = s.real[CLOCK]
     r.done[i] += 1
     if r.done[i] < r.output[i] or limits.gang == 1:
         start_decoding(r, s, t, limits, i)  # in a gang even ended ones stay in the batch
@@ -205,7 +203,6 @@ def decode_run(r, s, t, limits, stop, longest):
     s.real[DECODE_TOKENS] += n * gain * steps
     s.real[CONTEXT] += n * gain * steps
     s.whole[STEP] += steps
-    s.whole[STEP_BEFORE] = s.whole[STEP] - 1
 
 
 @compiled

@@ -45,7 +45,7 @@ class Requests(NamedTuple):
     blocks: np.ndarray  # private cache blocks held, when decoding began
     shared: np.ndarray  # leading prefix units it holds references to
     stamp: np.ndarray  # order of admission, -1 when not running
-    last: np.ndarray  # time of its last token, set when sampled after a prompt or preempted
+    last: np.ndarray  # time of its last token, set when preempted and when it goes on after that
 
 
 class Limits(NamedTuple):
@@ -99,10 +99,9 @@ class State(NamedTuple):
     STEP, N_DECODING, N_WAITING, N_ENDING, N_PENDING, N_PREFILLING, N_RUNNING, NEXT, FED, USED,
     ADMISSIONS, OLDEST, NEWEST, N_IDLE, N_GANG, PREEMPTIONS, ITERATIONS, STEPS, FINISHED, N_LOG,
     N_REFUSED, BLOCKED, N_ADMITTED, UNIT_HITS, UNIT_LOOKUPS, PROMPT_STEPS, HOST_OLDEST,
-    HOST_NEWEST, N_HOST, HOST_HITS, STEP_BEFORE, WHOLE_SIZE,
-) = range(32)  # fmt: skip
-"""Indices of State.whole. OLDEST and NEWEST end the list of unreferenced prefix units.
-STEP_BEFORE: STEP before the last step, which is under way where the clock is past a failure."""
+    HOST_NEWEST, N_HOST, HOST_HITS, WHOLE_SIZE,
+) = range(31)  # fmt: skip
+"""Indices of State.whole. OLDEST and NEWEST end the list of unreferenced prefix units."""
 
 (
     CLOCK, CONTEXT, VIRTUAL, BUSY, BATCH_S, BLOCK_S, CONTEXT_S, DECODE_TOKENS, PROMPT_TOKENS,
