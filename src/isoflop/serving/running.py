@@ -16,7 +16,6 @@ from .loop.records import (
     CLOCK,
     CONTEXT,
     DECODING,
-    DONE,
     FED,
     FINISHED,
     FOLLOWING,
@@ -160,36 +159,57 @@ class Running:
         )
 
     def produced(self, rows: Iterable[int], at_s: float) -> dict[int, int]:
-        """Tokens that the requests in some rows had by `at_s`, to which this has just advanced.
+        """Tokens that requests in some rows, not finished by `at_s`, had at that time.
 
-        Those of a step under way then do not exist yet.
+        A step under way then has made nothing yet. Where the clock is past the time, the run is
+        repeated up to that step: the loop keeps no count of what a step is about to undo.
         """
-        r, gain = self.requests, float(self.tables.numbers[2])
-        step = int(self.state.whole[STEP])
-        if self.clock_s > at_s and not self._only_prompts(at_s):
-            step -= 1
-        made = {}
-        for row in rows:
-            done, output = int(r.done[row]), int(r.output[row])
-            if r.first[row] > at_s or r.last[row] > at_s:  # it came out of that step's prompt
-                done -= 1
-            elif r.state[row] == DONE and r.finish[row] > at_s:
-                done = max(0, output - math.ceil(gain))
-            elif r.state[row] == DECODING and r.until[row] >= 0:
-                done = max(done, output - math.ceil((int(r.until[row]) - step) * gain))
-            made[row] = done
+        rows, made = list(rows), {}
+        if self.clock_s <= at_s or not rows:
+            return {row: self._tokens(row) for row in rows}
+        back_s = 0.05
+        run = self._repeated(at_s - back_s)
+        while run.clock_s > at_s:
+            back_s *= 4.0
+            run = self._repeated(at_s - back_s)
+        while run.clock_s <= at_s:
+            made = {row: run._tokens(row) for row in rows}
+            whole = run.state.whole
+            idle = whole[N_RUNNING] == 0 and whole[N_WAITING] == 0
+            if idle and whole[NEXT] >= whole[FED]:
+                break  # the last step ends at that very time but for rounding
+            soonest = float(run.requests.arrival[whole[NEXT]]) if idle else 0.0
+            run.advance(max(soonest, float(np.nextafter(run.clock_s, np.inf))))
         return made
 
-    def _only_prompts(self, at_s: float) -> bool:
-        """Whether the step under way at a time leaves the decoding sequences as they are.
-
-        Where steps are not mixed, one with prompts leaves a prompt unfinished or a token sampled.
-        """
-        if self.limits.mixed:
-            return False
+    def _tokens(self, row: int) -> int:
+        """Tokens of the request in a row after the newest step."""
         r = self.requests
-        sampled = np.any(r.first > at_s) or np.any(r.last > at_s)
-        return bool(sampled or self.state.whole[N_PREFILLING] > 0)
+        done, until = int(r.done[row]), int(r.until[row])
+        if r.state[row] != DECODING or until < 0:
+            return done
+        left = (until - int(self.state.whole[STEP])) * float(self.tables.numbers[2])
+        return max(done, int(r.output[row]) - math.ceil(left))
+
+    def _repeated(self, until_s: float) -> Running:
+        """Another instance that gets the same requests at the same times, up to a time."""
+        r, n = self.requests, int(self.state.whole[FED])
+        again = Running(
+            self.server, capacity=self.limits.ring, unit_tokens=self.limits.unit_tokens,
+            units=len(self.state.unit_refs), users=len(self.state.user_tag),
+            unit_capacity=len(r.units),
+        )  # fmt: skip
+        again.loop = self.loop
+        for name in ("arrival", "prompt", "output", "key", "computed", "user", "unit_start",
+                     "unit_end"):  # fmt: skip
+            getattr(again.requests, name)[:n] = getattr(r, name)[:n]
+        again.requests.units[:] = r.units
+        again.requests.state[:n] = FUTURE
+        for column in (again.requests.follow, again.requests.until, again.requests.stamp):
+            column[:n] = -1
+        again.state.whole[FED] = n
+        again.advance(until_s)
+        return again
 
     def earliest_end_s(self) -> float:
         """A time before which no request here can end, given what has been fed.

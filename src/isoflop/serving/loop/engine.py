@@ -144,7 +144,6 @@ def sample(r, s, t, limits, i):
         r.first[i] = s.real[CLOCK]
     else:
         note(s, s.real[CLOCK] - r.last[i], 1.0)
-        r.last[i] = s.real[CLOCK]
     r.done[i] += 1
     if r.done[i] < r.output[i] or limits.gang == 1:
         start_decoding(r, s, t, limits, i)  # in a gang even ended ones stay in the batch

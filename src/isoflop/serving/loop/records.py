@@ -45,7 +45,7 @@ class Requests(NamedTuple):
     blocks: np.ndarray  # private cache blocks held, when decoding began
     shared: np.ndarray  # leading prefix units it holds references to
     stamp: np.ndarray  # order of admission, -1 when not running
-    last: np.ndarray  # time of its last token, set when preempted and when it goes on after that
+    last: np.ndarray  # time of its last token, set when preempted
 
 
 class Limits(NamedTuple):
