@@ -46,6 +46,37 @@ def test_simulate_reads_a_trace(capsys, tmp_path):
     assert out["duration_s"] < 3
 
 
+def test_simulate_splits_over_unlike_pools_that_fail(capsys):
+    ask = ["simulate", "llama-3.1-8b", "--on", "h100-sxm:2xl40s", "--plan", ":tp2"]
+    assert "write PREFILL:DECODE" in fails(capsys, *ask, "--disaggregate", "2:1")
+    ask = ["simulate", "llama-3.1-8b", "--on", "h100-sxm:2xl40s", "--disaggregate", "2:3",
+           "--rate", "6", "--requests", "150", "--router", "prefix-aware:least-loaded"]  # fmt: skip
+    calm, hit = out_of(capsys, *ask), out_of(capsys, *ask, "--fail", "p0@5+9,d2@8+4")
+    assert calm["devices"] == hit["devices"] == 2 + 3 * 2
+    assert [p["device"] for p in hit["pools"]] == ["h100-sxm", "l40s"]
+    assert [p["plan"] for p in hit["pools"]] == calm["plan"].split(" + ")
+    assert hit["outages"] == 2
+    assert hit["rerouted_requests"] > 0
+    assert hit["available_share"] < 1.0
+    assert hit["e2e_s"]["p99"] > calm["e2e_s"]["p99"]
+    # A request of 512 and 128 tokens: the cache crosses the L40S's host link.
+    assert 1e-4 < calm["transfer_s"] < 1e-2
+    main([*ask, "--drain", "1@5+9"])
+    out = " ".join(capsys.readouterr().out.split())
+    for words in ("prefill 2 x", "decode 3 x tp2", "Pools: prefill 2 x h100-sxm busy",
+                  "on its way", "1 outage:"):  # fmt: skip
+        assert words in out
+
+
+def test_instances_that_share_a_device_in_both_pools(capsys):
+    ask = ["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--disaggregate", "1:2", "--requests",
+           "60", "--rate", "5", "--max-context", "4096"]  # fmt: skip
+    alone, shared = out_of(capsys, *ask), out_of(capsys, *ask, "--share", "2")
+    assert alone["devices"] == shared["devices"] == 3
+    assert shared["split"] == {"prefill": 2, "decode": 4}
+    assert shared["ttft_s"]["mean"] > alone["ttft_s"]["mean"]
+
+
 def test_advise_names_the_cheapest_that_keeps_the_promise(capsys):
     out = out_of(capsys, "advise", "llama-3.1-8b", "--on", "8xh100-sxm", "--rate", "20",
                  "--slo", "ttft<500ms@p99,tpot<40ms@p95")  # fmt: skip
@@ -114,6 +145,35 @@ def test_what_misses_by_least_is_named(capsys):
             "P:D says how many",
         ),
         (["simulate", "llama-3.1-8b", "--on", "h100-sxm,l40s", "--disaggregate", "1:1"], "differ"),
+        (
+            ["simulate", "llama-3.1-8b", "--on", "h100-sxm:l40s"],
+            "with --disaggregate P:D, or name one kind",
+        ),
+        (
+            ["simulate", "llama-3.1-8b", "--on", "h100-sxm:", "--disaggregate", "1:1"],
+            "write PREFILL:DECODE",
+        ),
+        (
+            ["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--router", "random:random"],
+            "names prefill and decode instances",
+        ),
+        (
+            [
+                "simulate",
+                "llama-3.1-8b",
+                "--on",
+                "h100-sxm",
+                "--disaggregate",
+                "1:2",
+                "--fail",
+                "d2@3+4",
+            ],
+            "decode instance 2, but there are 2",
+        ),
+        (
+            ["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--fail", "p0@3+4"],
+            "leave the letter out",
+        ),
         (["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--seed", "-1"], "seed is -1"),
         (["simulate", "llama-3.1-8b", "--on", "h100-sxm", "--turns", "0"], "turns is 0"),
         (

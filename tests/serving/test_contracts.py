@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from isoflop.serving.disaggregated import simulate_split
 from isoflop.serving.loop.records import FED, ITERATIONS, STEPS, USED
 from isoflop.serving.policy import policy_names
-from isoflop.serving.reference import run_replicas, run_split
+from isoflop.serving.reference_pools import run_replicas, run_split
 from isoflop.serving.router import find_router, router_names
 from isoflop.serving.running import Running
 from isoflop.serving.simulate import simulate
@@ -129,7 +129,11 @@ def test_split_pools_agree_with_the_plain_loop(
     one = server(policy=policy, cache_blocks=blocks, preemption=preemption)
     report = simulate_split(one, demand, prefills=prefills, decodes=decodes)
     prompting = report.instances[0].server  # at the clock that its load allows
-    first, finish = run_split(prompting, one, demand, prefills, decodes)
+    chosen = tuple(find_router("round-robin") for _ in range(2))
+    for router, count in zip(chosen, (prefills, decodes)):
+        router.start([None] * count, demand)
+    choose = (chosen[0].choose, chosen[1].choose)
+    first, finish = run_split(prompting, one, demand, prefills, decodes, choose)
     c, extra = report.collected, one.step.engine.arrival_s
     np.testing.assert_allclose(c.finish_s, finish, rtol=1e-9)
     np.testing.assert_allclose(c.ttft_s - extra + c.arrival_s, first, rtol=1e-9)

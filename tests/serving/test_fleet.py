@@ -9,8 +9,9 @@ from isoflop.errors import InvalidInput
 from isoflop.hardware import load_accelerator
 from isoflop.models import load_model
 from isoflop.plans import Plan
-from isoflop.serving.fleet import Outage, parse_outages, simulate_fleet
+from isoflop.serving.fleet import simulate_fleet
 from isoflop.serving.loop.records import FED
+from isoflop.serving.outages import Outage, parse_outages
 from isoflop.serving.server import Server
 from isoflop.serving.simulate import simulate
 from isoflop.serving.traffic import generate as g

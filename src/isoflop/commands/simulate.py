@@ -63,9 +63,11 @@ def simulate(
         Catalog id or alias, or a Hugging Face config.json.
     on
         Devices of one replica: h100-sxm, 8xh200, dgx-h100; a comma-separated list for replicas
-        that differ: h100-sxm,h100-sxm,l40s.
+        that differ: h100-sxm,h100-sxm,l40s; two with a colon for the prefill and the decode
+        instances of --disaggregate: 2xh100-sxm:4xh200.
     plan
-        Parallel plan such as tp8,ep8; default: tensor parallel over the devices.
+        Parallel plan such as tp8,ep8; default: tensor parallel over the devices. Of prefill and
+        decode instances with a colon: tp2:tp4.
     weights
         Number format of the linear layers; default: as published where that is below 16 bits,
         else bf16.
@@ -96,7 +98,8 @@ def simulate(
     replicas
         Equal instances behind the router.
     router
-        round-robin, random, least-loaded or prefix-aware.
+        round-robin, random, least-loaded or prefix-aware. Over prefill and decode instances with
+        a colon: prefix-aware:least-loaded.
     share
         Instances on each device, sharing its memory and bandwidth.
     clocks
@@ -106,7 +109,8 @@ def simulate(
         Prefill and decode instances apart, as P:D, for example 2:1.
     fail
         Replicas that fail, as replica@start+seconds: 0@60+120 loses what replica 0 has at second
-        60 and starts it again elsewhere; several by commas.
+        60 and starts it again elsewhere; several by commas. p0@60+120 and d1@60+120 name prefill
+        and decode instances.
     drain
         The same for replicas that finish what they have but take nothing new.
     draft
@@ -138,7 +142,7 @@ def simulate(
     promised = parse_slo(slo) if slo else []
     check_chart(plot)
 
-    def make(devices: str) -> Server:
+    def make(devices: str, plan: str) -> Server:
         return Server(
             step=build_step(model, devices, plan, weights, experts, kv, engine), policy=policy,
             max_sequences=max_sequences, max_tokens=max_tokens, max_context=max_context,
@@ -149,12 +153,20 @@ def simulate(
                                      weights, kv, engine),
         )  # fmt: skip
 
-    made = {name: make(name) for name in _replica_names(on)}
-    servers = [made[name] for name in _replica_names(on)]
-    outages = [*_outages(fail, "fail"), *_outages(drain, "drain")]
+    pools = _pools(disaggregate) if disaggregate else None
+    if pools is None:
+        _require_one_pool(on, plan, router)
+        made = {name: make(name, plan) for name in _replica_names(on)}
+        servers = [made[name] for name in _replica_names(on)]
+    else:
+        _require_one_kind_each(on, replicas)
+        sides = list(zip(_sides(on), _sides(plan)))
+        made = {side: make(*side) for side in sides}
+        servers = [made[side] for side in sides]
+    outages = [*_outages(fail, "fail", pools), *_outages(drain, "drain", pools)]
     trace = traffic.trace(min(s.longest for s in servers))
     report = _run(
-        servers, trace, outages, split=disaggregate, replicas=replicas, share=share, router=router,
+        servers, trace, outages, pools=pools, replicas=replicas, share=share, router=router,
         sustained=clocks == "sustained", drop_long=traffic.drop_long,
         events=200_000 if timeline is not None or plot is not None else 0,
     )  # fmt: skip
@@ -171,12 +183,19 @@ def simulate(
 
 
 def _run(
-    servers: Sequence[Server], trace: Trace, outages: Sequence[Outage], *, split: str,
-    replicas: int, share: int, router: str, sustained: bool, drop_long: bool, events: int,
+    servers: Sequence[Server], trace: Trace, outages: Sequence[Outage], *,
+    pools: tuple[int, int] | None, replicas: int, share: int, router: str, sustained: bool,
+    drop_long: bool, events: int,
 ) -> ServingReport:  # fmt: skip
-    """The trace through replicas that differ or fail, through two pools, or through equals."""
-    if split:
-        _require_one_kind(len(servers), len(outages), replicas, share)
+    """The trace through two pools, through replicas that differ or fail, or through equals."""
+    if pools is not None:
+        from ..serving.disaggregated import simulate_split
+
+        return simulate_split(
+            servers[1], trace, prefill=servers[0], prefills=pools[0] * share,
+            decodes=pools[1] * share, routers=_sides(router), outages=outages,
+            drop_long=drop_long, events=events,
+        )  # fmt: skip
     if len(servers) > 1 or outages:
         from ..serving.fleet import simulate_fleet
 
@@ -184,12 +203,6 @@ def _run(
             servers if len(servers) > 1 else list(servers) * replicas, trace, router=router,
             outages=outages, drop_long=drop_long, events=events,
         )  # fmt: skip
-    if split:
-        from ..serving.disaggregated import simulate_split
-
-        prefills, decodes = _split(split)
-        return simulate_split(servers[0], trace, prefills=prefills, decodes=decodes,
-                              drop_long=drop_long, events=events)  # fmt: skip
     from ..serving.simulate import simulate as run
     from ._output import progress_bar
 
@@ -225,16 +238,50 @@ def _clock_text(summary: dict[str, Any]) -> str:
     return ""
 
 
+def _layout(summary: dict[str, Any]) -> str:
+    """How many instances of which plan."""
+    if "pools" not in summary:
+        return f"{summary['replicas']} x {summary['plan']}"
+    return ", ".join(f"{p['pool']} {p['instances']} x {p['plan']}" for p in summary["pools"])
+
+
+def _pools_text(summary: dict[str, Any]) -> str:
+    """How busy each pool is, and how long caches are on their way."""
+    from ..units import show_s
+
+    busy = "; ".join(
+        f"{p['pool']} {p['instances']} x {p['device']} busy {p['busy']:.0%} of the time"
+        + (f" at {p['clock']:.0%} of the clock" if p["clock"] < 1.0 else "")
+        for p in summary["pools"]
+    )
+    return f"Pools: {busy}; a cache is {show_s(summary['transfer_s'])} on its way."
+
+
 def _replica_names(on: str) -> list[str]:
     return [name.strip() for name in on.split(",") if name.strip()] or [on]
 
 
-def _outages(text: str, kind: Literal["fail", "drain"]) -> list[Outage]:
+def _sides(text: str) -> tuple[str, str]:
+    """What holds for prefill instances and what for decode instances: `A:B`, or one for both."""
+    from ..errors import InvalidInput
+
+    parts = [part.strip() for part in text.split(":")]
+    if len(parts) > 2 or (len(parts) == 2 and not all(parts)):
+        raise InvalidInput(
+            f"'{text}' does not name prefill and decode instances: write PREFILL:DECODE, such as "
+            "2xh100-sxm:4xh200, tp2:tp4 or prefix-aware:least-loaded, or one name for both."
+        )
+    return parts[0], parts[-1]
+
+
+def _outages(
+    text: str, kind: Literal["fail", "drain"], pools: tuple[int, int] | None
+) -> list[Outage]:  # fmt: skip
     if not text:
         return []
-    from ..serving.fleet import parse_outages
+    from ..serving.outages import parse_outages
 
-    return parse_outages(text, kind)
+    return parse_outages(text, kind, pools)
 
 
 def _speculation(
@@ -254,20 +301,35 @@ def _speculation(
     return Speculation(draft=tokens or 4, acceptance=acceptance, branches=branches, model=small)
 
 
-def _require_one_kind(kinds: int, outages: int, replicas: int, share: int) -> None:
-    """Two pools take what they are from the one server that was given, and how many from P:D."""
+def _require_one_kind_each(on: str, replicas: int) -> None:
+    """A pool is of one kind, and P:D says how many of it there are."""
     from ..errors import InvalidInput
 
-    for given, what in (
-        (kinds > 1, "replicas that differ"), (outages > 0, "failures and drains"),
-        (replicas > 1, "--replicas, as P:D says how many there are"),
-        (share > 1, "several instances on a device"),
-    ):  # fmt: skip
-        if given:
-            raise InvalidInput(f"--disaggregate does not go together with {what}.")
+    if replicas > 1:
+        raise InvalidInput(
+            "--disaggregate does not go together with --replicas, as P:D says how many there are."
+        )
+    if "," in on:
+        raise InvalidInput(
+            f"--disaggregate takes no replicas that differ within a pool, as '{on}' names. Write "
+            "the kind of prefill and of decode instances as PREFILL:DECODE, such as "
+            "h100-sxm:h200, and how many of each as P:D."
+        )
 
 
-def _split(text: str) -> tuple[int, int]:
+def _require_one_pool(*options: str) -> None:
+    """A colon means two pools."""
+    from ..errors import InvalidInput
+
+    for given in options:
+        if ":" in given:
+            raise InvalidInput(
+                f"'{given}' names prefill and decode instances. Say how many of each there are "
+                "with --disaggregate P:D, or name one kind."
+            )
+
+
+def _pools(text: str) -> tuple[int, int]:
     from ..errors import InvalidInput
 
     parts = text.split(":")
@@ -287,7 +349,7 @@ def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]
     device = s["device"] if " + " in s["device"] else step.device.name
     out.print(
         f"[bold]{step.model.name}[/] on {s['devices']:g} x [bold]{device}[/] "
-        f"({s['replicas']} x {s['plan']}), engine {step.engine.id.removeprefix('engine-')}, "
+        f"({_layout(s)}), engine {step.engine.id.removeprefix('engine-')}, "
         f"policy {s['policy']}: {s['requests']:,} requests over "
         f"{show_s(s['duration_s'])} of simulated time"
         + (f", {s['dropped']:,} too long and left out" if s["dropped"] else "")
@@ -319,11 +381,14 @@ def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]
         + f", {s['co2_grams_per_million_output_tokens']:,.3g} g CO2 per million at "
         f"{s['co2_grams_per_kwh']:g} g/kWh."
     )
+    if "pools" in s:
+        out.print(_pools_text(s))
     bound = ", ".join(f"{k} {v:.0%}" for k, v in s["bound"].items() if v >= 0.005)
     out.print(f"Busy time is bound by: {bound}.")
     if s.get("outages"):
         out.print(
-            f"{s['outages']} outages: replicas up {s['available_share']:.1%} of the time, "
+            f"{s['outages']} outage{'s' if s['outages'] > 1 else ''}: "
+            f"replicas up {s['available_share']:.1%} of the time, "
             f"{s['rerouted_requests']:,} requests started again elsewhere, "
             f"{s['lost_tokens']:,.0f} tokens computed for nothing."
         )

@@ -28,7 +28,7 @@ def chart(report: ServingReport) -> Any:
     if not len(log):
         return left
     span = alt.Scale(domain=[float(log[0, 0]), float(log[-1, 0] + log[-1, 1])], nice=False)
-    panels = [*_states(log, report.server.blocks, span), _bounds(instance.server.step, log, span)]
+    panels = [*_states(log, instance.server.blocks, span), _bounds(instance.server.step, log, span)]
     right = alt.vconcat(*panels, spacing=6)
     return alt.hconcat(left, right).resolve_scale(color="independent")
 

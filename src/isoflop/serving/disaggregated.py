@@ -2,176 +2,178 @@
 
 from __future__ import annotations
 
-import math
 import time
-from heapq import heapify, heappop, heappush
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from attrs import evolve
 
-from ..cost.features import Array, Batch
+from ..cost.features import Batch
 from ..cost.power import settled
-from .following import Member, followers, furthest_behind
-from .loop.records import BIN_LOW, BIN_WIDTH, BUSY
+from ..errors import InvalidInput
+from .loop.records import BATCH_S, BUSY
+from .outages import Outage, check_outages, outage_summary
+from .pool import Pool
 from .report import Collected, ServingReport, make_report
-from .running import Running
 from .server import Server
 from .simulate import admissible
+from .split import SplitRun
 from .traffic import Trace
 from .transfer import transfer_s
 
 
 def simulate_split(
-    server: Server, trace: Trace, *, prefills: int, decodes: int, drop_long: bool = False,
-    events: int = 0, brief: bool = False,
+    server: Server, trace: Trace, *, prefills: int, decodes: int, prefill: Server | None = None,
+    routers: tuple[str, str] = ("round-robin", "round-robin"), outages: Sequence[Outage] = (),
+    drop_long: bool = False, events: int = 0, brief: bool = False,
 ) -> ServingReport:  # fmt: skip
     """`prefills` instances compute prompts and first tokens, `decodes` the rest.
 
-    Requests go to the prefill instances in turn, and to the decode instances in the order in
-    which their caches arrive. Where arrivals are given, decoding never slows prompts and one pool
-    is simulated after the other; where requests follow others, both go on together. Prompts one
-    after another spend the board's power, so the prefill pool runs at the clock that its share of
-    busy time allows.
+    A request goes to a prefill instance as it arrives and to a decode instance as its cache does.
+    A cache that the decode instance cannot hold yet waits in the instance's queue, in host memory
+    as in Mooncake, so that decoding never slows prompts: pages of the prefill instance are free
+    once the prompt is computed. Where arrivals are given and nothing fails, one pool is simulated
+    after the other; otherwise both go on together. Prompts one after another spend the board's
+    power, so the prefill pool runs at the clock that its share of busy time allows.
+
+    What a failed decode instance had goes back to the prefill pool, which computes the prompt and
+    the tokens made so far again; what a failed prefill instance had, caches that it was sending
+    included, is computed again by another. An instance that is drained ends what it has.
 
     Parameters
     ----------
+    server : Server
+        What each decode instance is, and each prefill instance without `prefill`.
+    prefill : Server or None
+        What each prefill instance is: another device or plan for the same model and cache format.
+    routers : (str, str)
+        Names of the routers over prefill and over decode instances. The latter keep no prefixes.
+    outages : sequence of Outage
+        Prefill instances are counted first. Of one instance they must not overlap. Requests and
+        caches that find their whole pool out wait for the first to return.
     events : int
         Records of the event log to keep, per instance.
     brief : bool
         Leave power, energy, clocks and bounds out of the report.
 
+    Returns
+    -------
+    ServingReport
+        Its summary has besides: `split`, the number of instances; `pools`, a record of each;
+        `transfer_s`, the mean time that a cache is on its way; with outages what
+        `simulate_fleet` says of them, where `lost_tokens` are those whose cache was lost and whose
+        tokens, once made, were not.
+
+    Raises
+    ------
+    InvalidInput
+        If a request can run nowhere, an outage names no instance, or the pools hold different
+        models or cache formats.
+
     References
     ----------
-    Zhong et al. 2024, DistServe, arXiv 2401.09670; Patel et al. 2024, Splitwise, arXiv 2311.18677.
+    Zhong et al. 2024, DistServe, arXiv 2401.09670; Patel et al. 2024, Splitwise, arXiv 2311.18677;
+    Qin et al. 2024, Mooncake, arXiv 2407.00079.
     """
     began = time.perf_counter()
-    trace, dropped = admissible(server, trace, drop_long)
+    if prefills < 1 or decodes < 1:
+        raise InvalidInput(
+            f"{prefills} prefill and {decodes} decode instances cannot serve; one of each is "
+            "needed at least."
+        )
+    prompting = prefill or server
+    check_outages(outages, prefills + decodes)
+    _check_alike(prompting, server)
+    trace, dropped = _admissible(prompting, server, trace, outages, drop_long)
+
+    def run(prompting: Server) -> SplitRun:
+        done = SplitRun(
+            prompting=prompting, decoding=server, trace=trace, prefills=prefills, decodes=decodes,
+            routers=routers, outages=outages, events=events,
+        )  # fmt: skip
+        done.run()
+        return done
+
     if trace.follows is None:
-        prompting = _at_settled_clock(server, trace, _busy_of_prompts(server, trace, prefills))
-        pools = _Pools(prompting, server, trace, prefills, decodes, events)
-        pools.run_one_after_the_other()
+        prompting = _at_settled_clock(
+            prompting, trace, _busy_of_prompts(prompting, trace, prefills)
+        )
+        done = run(prompting)
     else:
-        prompting = server
-        pools = _Pools(server, server, trace, prefills, decodes, events)
-        pools.run_together()
+        done = run(prompting)
         # The clock follows from the busy time, which is known only now.
-        prompting = _at_settled_clock(server, trace, pools.busy_of_prompts())
-        if prompting is not server:
-            pools = _Pools(prompting, server, trace, prefills, decodes, events)
-            pools.run_together()
-    collected = pools.collected()
+        slower = _at_settled_clock(prompting, trace, done.busy_of_prompts())
+        if slower is not prompting:
+            prompting = slower
+            done = run(prompting)
+    collected = done.collected()
     report = make_report(
-        server, trace, collected, [m.running for m in (*pools.prefills, *pools.decodes)],
-        replicas=prefills + decodes, dropped=dropped, wall_s=time.perf_counter() - began,
+        server, trace, collected, [x.running for x in done.lives], replicas=prefills + decodes,
+        dropped=dropped, wall_s=time.perf_counter() - began,
         servers=[prompting] * prefills + [server] * decodes, brief=brief,
     )  # fmt: skip
-    return evolve(report, summary={**report.summary, "split": {"prefill": prefills,
-                                                                "decode": decodes}})  # fmt: skip
-
-
-class _Pools:
-    """The instances of both kinds, and which requests each of them got."""
-
-    def __init__(
-        self, prompting: Server, decoding: Server, trace: Trace, prefills: int, decodes: int,
-        events: int,
-    ):  # fmt: skip
-        self.trace, self.sent_s = trace, transfer_s(decoding.step, trace.prompt_tokens)
-        # An instance for prompts ends a request with its first token; one for decoding gets the
-        # cache sent, and shares no prefixes.
-        self.prompts = evolve(trace, output_tokens=np.ones(len(trace), np.int64))
-        self.rest = evolve(trace, units=np.zeros(0, np.int64), unit_offsets=None, unit_tokens=0)
-        each = [math.ceil(len(trace) / n) for n in (prefills, decodes)]  # requests go in turn
-        self.prefills = [_member(prompting, self.prompts, each[0], events) for _ in range(prefills)]
-        self.decodes = [_member(decoding, self.rest, each[1], events) for _ in range(decodes)]
-
-    def run_one_after_the_other(self) -> None:
-        """All prompts, then all decoding: exact while no arrival depends on an end."""
-        n = len(self.trace)
-        for j, member in enumerate(self.prefills):
-            part = np.arange(j, n, len(self.prefills))
-            if len(part):
-                member.running.feed(self.prompts.take(part))
-                member.running.advance()
-                member.requests = part.tolist()
-        first = self._times("first", self.prefills)
-        arrival = first + np.where(self.trace.output_tokens > 1, self.sent_s, 0)
-        order = np.argsort(arrival, kind="stable")
-        decoding = order[self.trace.output_tokens[order] > 1]
-        for j, member in enumerate(self.decodes):
-            part = decoding[j :: len(self.decodes)]
-            if len(part):
-                mine = evolve(self.rest.take(part), arrival_s=arrival[part])
-                member.running.feed(mine, computed=mine.prompt_tokens)
-                member.running.advance()
-                member.requests = part.tolist()
-
-    def run_together(self) -> None:
-        """Both pools in order of time, as requests arrive, move over and let others arrive."""
-        after = followers(self.trace)
-        events = [(float(t), i, False) for i, t in enumerate(self.trace.arrival_s)
-                  if np.isfinite(t)]  # fmt: skip
-        heapify(events)
-        members = [*self.prefills, *self.decodes]
-        prompts = {id(m) for m in self.prefills}
-        begun = moved = 0
-        while True:
-            last = furthest_behind(members, events[0][0] if events else np.inf)
-            if last is not None:
-                for i, end_s in last.newly_ended():
-                    if id(last) in prompts and self.trace.output_tokens[i] > 1:
-                        heappush(events, (end_s + float(self.sent_s[i]), i, True))
-                        continue
-                    for j, think_s in after.get(i, ()):
-                        heappush(events, (end_s + think_s, j, False))
-                continue
-            if not events:
-                return
-            at, i, computed = heappop(events)
-            if computed:
-                held = int(self.trace.prompt_tokens[i])
-                self.decodes[moved % len(self.decodes)].take(self.rest, i, at, held)
-                moved += 1
-            else:
-                self.prefills[begun % len(self.prefills)].take(self.prompts, i, at)
-                begun += 1
-
-    def busy_of_prompts(self) -> float:
-        """Share of the prefill instances' time in steps."""
-        busy = sum(m.running.real(BUSY) for m in self.prefills)
-        span = float(self._times("first", self.prefills).max()
-                     - self._times("arrival", self.prefills).min())  # fmt: skip
-        return min(1.0, busy / max(span * len(self.prefills), 1e-12))
-
-    def collected(self) -> Collected:
-        """Times of every request over both pools."""
-        parts = [np.array(m.requests, int) for m in self.prefills]
-        base = Collected.of([m.running for m in self.prefills], parts, self.trace)
-        first = self._times("first", self.prefills)
-        finish = self._times("finish", self.decodes, first)
-        self._note_moves(first)
-        output = np.asarray(self.trace.output_tokens, float)
-        extra = self.prefills[0].running.server.step.engine.arrival_s
-        return evolve(
-            base, e2e_s=finish - base.arrival_s + extra, finish_s=finish,
-            tpot_s=np.where(output > 1, (finish - first) / np.maximum(output - 1, 1), np.nan),
-            last_s=float(finish.max()),
+    more: dict[str, Any] = {
+        "split": {"prefill": prefills, "decode": decodes},
+        "pools": [_pool_record(name, pool, collected) for name, pool in
+                  (("prefill", done.prefill), ("decode", done.decode))],
+        "transfer_s": _mean_transfer_s(prompting, server, trace),
+    }  # fmt: skip
+    if outages:
+        more |= outage_summary(
+            outages, prefills + decodes, collected.first_s, collected.last_s,
+            rerouted=done.rerouted, lost_tokens=done.lost_tokens,
         )  # fmt: skip
+    return evolve(report, summary={**report.summary, **more})
 
-    def _note_moves(self, first_s: Array) -> None:
-        """Count the time from a first token to the start of decoding as a gap between tokens."""
-        for m in self.decodes:
-            gaps = m.running.requests.first[: len(m.requests)] - first_s[m.requests]
-            slots = (np.log(np.maximum(gaps, 1e-5)) - BIN_LOW) / BIN_WIDTH
-            bins = m.running.state.histogram
-            np.add.at(bins, np.clip(slots.astype(int), 0, len(bins) - 1), 1.0)
 
-    def _times(self, name: str, pool: list[Member], start: Array | None = None) -> Array:
-        """A column of the pool's requests, over `start` for those it has not seen."""
-        found = np.full(len(self.trace), np.nan) if start is None else start.copy()
-        for m in pool:
-            found[m.requests] = getattr(m.running.requests, name)[: len(m.requests)]
-        return found
+def _check_alike(prompting: Server, decoding: Server) -> None:
+    """Raise where a cache of the one means nothing to the other."""
+    one, other = prompting.step, decoding.step
+    if one.model.id != other.model.id:
+        raise InvalidInput(
+            f"Prefill instances hold {one.model.name} and decode instances {other.model.name}; a "
+            "cache can only be read by the model that wrote it. Give both pools one model."
+        )
+    formats = [s.plan.formats.kv for s in (one, other)]
+    if formats[0] != formats[1]:
+        raise InvalidInput(
+            f"Prefill instances keep the cache in {formats[0]} and decode instances in "
+            f"{formats[1]}; it is sent as it is. Give both pools one cache format (--kv)."
+        )
+
+
+def _admissible(
+    prompting: Server, decoding: Server, trace: Trace, outages: Sequence[Outage], drop_long: bool
+) -> tuple[Trace, int]:
+    """The requests that both pools can hold; a prefill instance holds prompts and a token."""
+    trace, dropped = admissible(decoding, trace, drop_long)
+    if prompting is decoding:
+        return trace, dropped
+    # What a decode instance loses comes back with the tokens made so far.
+    whole = any(o.kind == "fail" for o in outages)
+    output = None if whole else np.ones(len(trace), np.int64)
+    trace, more = admissible(prompting, trace, drop_long, output)
+    return trace, dropped + more
+
+
+def _pool_record(name: str, pool: Pool, collected: Collected) -> dict[str, Any]:
+    """What a report says of one pool; busy is the share of its instances' time in steps."""
+    step, span = pool.servers[0].step, max(collected.last_s - collected.first_s, 1e-12)
+    busy = sum(x.running.real(BUSY) for x in pool.lives)
+    batch = sum(x.running.real(BATCH_S) for x in pool.lives)
+    return {
+        "pool": name, "instances": len(pool.servers), "device": step.device.id,
+        "plan": step.plan.describe(), "router": pool.router.title,
+        "busy": busy / (span * len(pool.servers)), "mean_batch": batch / max(busy, 1e-12),
+        "clock": step.clock or 1.0, "cache_blocks": pool.servers[0].blocks,
+    }  # fmt: skip
+
+
+def _mean_transfer_s(prompting: Server, decoding: Server, trace: Trace) -> float:
+    """Over the requests whose cache is sent."""
+    prompt = trace.prompt_tokens[trace.output_tokens > 1]
+    return float(transfer_s(prompting.step, prompt, decoding.step).mean()) if len(prompt) else 0.0
 
 
 def _busy_of_prompts(server: Server, trace: Trace, prefills: int) -> float:
@@ -189,13 +191,3 @@ def _at_settled_clock(server: Server, trace: Trace, busy: float) -> Server:
     chunk = Batch(prefill_sequences=1.0, prefill_tokens=min(prompt, float(server.max_tokens)))
     held = settled(server.step, chunk, busy=busy)
     return server if held.clock is None else evolve(server, step=held)
-
-
-def _member(server: Server, trace: Trace, capacity: int, events: int) -> Member:
-    units = int(trace.units.max()) + 1 if len(trace.units) else 0
-    return Member(
-        running=Running(
-            server, capacity=capacity, unit_tokens=trace.unit_tokens, units=units,
-            users=int(trace.user.max()) + 1, events=events, unit_capacity=len(trace.units),
-        )
-    )  # fmt: skip

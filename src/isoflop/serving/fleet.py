@@ -2,75 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
-from typing import Literal
 
 import numpy as np
-from attrs import define, field, frozen
+from attrs import define, field
 
 from ..cost.features import Array
 from ..errors import InvalidInput
-from .following import Member, followers, furthest_behind, run_following
-from .loop.records import DONE, REFUSED
+from .following import followers, furthest_behind, run_following
+from .outages import Outage, check_outages, outage_summary
+from .pool import Pool
 from .report import Collected, ServingReport, make_report
-from .router import Router, find_router
-from .running import Running
+from .router import find_router
 from .server import Server
 from .simulate import admissible
 from .traffic import Trace
-
-
-@frozen(kw_only=True)
-class Outage:
-    """A time in which a replica takes no requests.
-
-    Attributes
-    ----------
-    replica : int
-    start_s, end_s : float
-    kind : {"fail", "drain"}
-        fail: what runs and waits there is lost and starts again elsewhere; the replica comes back
-        with an empty cache. drain: what it has, it finishes.
-    """
-
-    replica: int
-    start_s: float
-    end_s: float
-    kind: Literal["fail", "drain"]
-
-    def __attrs_post_init__(self) -> None:
-        if not (0.0 <= self.start_s < self.end_s < np.inf):
-            raise InvalidInput(
-                f"An outage from {self.start_s:g} s to {self.end_s:g} s is none: its end must be "
-                "finite and after its start."
-            )
-
-
-_OUTAGE = re.compile(r"\s*(\d+)\s*@\s*([\d.]+)\s*s?\s*\+\s*([\d.]+)\s*s?\s*")
-
-
-def parse_outages(text: str, kind: Literal["fail", "drain"]) -> list[Outage]:
-    """`"0@60+120,2@300+30"`: replica 0 from second 60 for 120 s, replica 2 from 300 for 30."""
-    outages = []
-    for part in filter(None, text.split(",")):
-        match = _OUTAGE.fullmatch(part)
-        if not match:
-            raise InvalidInput(
-                f"'{part}' is not an outage. Write replica@start+seconds, such as 0@60+120."
-            )
-        replica, start, length = int(match[1]), float(match[2]), float(match[3])
-        outages.append(Outage(replica=replica, start_s=start, end_s=start + length, kind=kind))
-    return outages
-
-
-@define(kw_only=True)
-class _Life(Member):
-    """One instance of a replica, from a start or restart to its failure or the end."""
-
-    lost: set[int] = field(factory=set)  # rows whose requests went elsewhere
 
 
 def simulate_fleet(
@@ -103,20 +51,19 @@ def simulate_fleet(
     began = time.perf_counter()
     if not servers:
         raise InvalidInput("A fleet needs at least one replica.")
-    for o in outages:
-        if o.replica >= len(servers):
-            raise InvalidInput(
-                f"An outage names replica {o.replica}, but there are {len(servers)}, counted "
-                "from 0."
-            )
+    check_outages(outages, len(servers))
     # A request must fit everywhere: the router does not look at lengths.
     dropped = 0
     for server in {id(s): s for s in servers}.values():
         trace, more = admissible(server, trace, drop_long)
         dropped += more
-    run = _Fleet(servers=servers, trace=trace, router=find_router(router), outages=outages,
-                 events=events)  # fmt: skip
-    lives = run.run()
+    pool = Pool(
+        servers=servers, trace=trace, router=find_router(router), capacity=2 * len(trace) + 1,
+        outages=outages, events=events,
+    )  # fmt: skip
+    run = _Fleet(pool=pool, trace=trace)
+    run.run()
+    lives = pool.lives
     collected = Collected.of(
         [x.running for x in lives], [np.array(x.requests, int) for x in lives], trace,
         [np.array([row not in x.lost for row in range(len(x.requests))], bool) for x in lives]
@@ -126,15 +73,10 @@ def simulate_fleet(
         servers[0], trace, collected, [x.running for x in lives], replicas=len(servers),
         dropped=dropped, wall_s=time.perf_counter() - began, servers=servers,
     )  # fmt: skip
-    span = max(collected.last_s - collected.first_s, 1e-12)
-    out = sum(
-        max(0.0, min(o.end_s, collected.last_s) - max(o.start_s, collected.first_s))
-        for o in outages
-    )
-    report.summary.update(
-        outages=len(outages), rerouted_requests=run.rerouted, lost_tokens=run.lost_tokens,
-        available_share=1.0 - out / (span * len(servers)),
-    )  # fmt: skip
+    report.summary.update(outage_summary(
+        outages, len(servers), collected.first_s, collected.last_s, rerouted=run.rerouted,
+        lost_tokens=run.lost_tokens,
+    ))  # fmt: skip
     return report
 
 
@@ -142,50 +84,32 @@ def simulate_fleet(
 class _Fleet:
     """The run: arrivals, failures and returns in order of time."""
 
-    servers: Sequence[Server]
+    pool: Pool
     trace: Trace
-    router: Router
-    outages: Sequence[Outage]
-    events: int = 0
     rerouted: int = 0
     lost_tokens: float = 0.0
-    alive: list[_Life] = field(factory=list)
-    ended: list[_Life] = field(factory=list)
     came_s: Array = field(init=False)  # first arrival of every request, known as they come
 
     def __attrs_post_init__(self) -> None:
         self.came_s = self.trace.arrival_s.copy()
 
-    def run(self) -> list[_Life]:
-        """Every life, the replicas' last ones first."""
-        self.alive = [self._life(s) for s in self.servers]
-        replicas = [x.running for x in self.alive]
-        self.router.start(replicas, self.trace)
-        if self.trace.follows is not None and self.outages:
-            return self._run_following()
-        if self.trace.follows is not None:
-            parts = run_following(replicas, self.trace, self.router.choose)
-            for life, part in zip(self.alive, parts, strict=True):
+    def run(self) -> None:
+        """Everything to its end."""
+        pool, trace = self.pool, self.trace
+        if pool.outages:
+            self._run_among_outages([o for o in pool.outages if o.kind == "fail"])
+        elif trace.follows is not None:
+            parts = run_following([x.running for x in pool.alive], trace, pool.router.choose)
+            for life, part in zip(pool.alive, parts, strict=True):
                 life.requests = [int(i) for i in part]
-            return self.alive
-        # (time, order, request or -1, outage or None); failures before arrivals at one instant.
-        events: list[tuple[float, int, int, Outage | None]] = [
-            (float(t), 1, i, None) for i, t in enumerate(self.trace.arrival_s)
-        ]
-        events += [(o.start_s, 0, -1, o) for o in self.outages if o.kind == "fail"]
-        events.sort(key=lambda e: (e[0], e[1], e[2]))
-        for at, _, request, outage in events:
-            if outage is None:
-                self._send(request, at)
-            else:
-                for lost in self._fail(outage):
-                    self._send(lost, at)
-        for life in self.alive:
-            life.running.advance()
-        return [*self.alive, *self.ended]
+        else:
+            for i, at in enumerate(trace.arrival_s):
+                pool.send(i, float(at))
+            for life in pool.alive:
+                life.running.advance()
 
-    def _run_following(self) -> list[_Life]:
-        """Closed loops and conversations among outages, in the order of `following`.
+    def _run_among_outages(self, failures: Sequence[Outage]) -> None:
+        """Everything in the order of `following`, closed loops and conversations included.
 
         What a failed replica had not finished starts again elsewhere; what would have followed
         waits for that.
@@ -194,78 +118,42 @@ class _Fleet:
         # (time, order, request, outage): failures before arrivals at one instant.
         events = [(float(t), 1, i, -1) for i, t in enumerate(self.trace.arrival_s)
                   if np.isfinite(t)]  # fmt: skip
-        events += [(o.start_s, 0, -1, k) for k, o in enumerate(self.outages) if o.kind == "fail"]
+        events += [(o.start_s, 0, -1, k) for k, o in enumerate(failures)]
         heapify(events)
         while True:
-            last = furthest_behind(self.alive, events[0][0] if events else np.inf)
+            # Where nobody follows anybody, no end has to be seen before the next arrival.
+            until = events[0][0] if events else np.inf
+            last = furthest_behind(self.pool.alive, until) if after else None
             if last is not None:
                 for request, end_s in last.newly_ended():
                     for j, think_s in after.get(request, ()):
                         heappush(events, (end_s + think_s, 1, j, -1))
                 continue
             if not events:
-                return [*self.alive, *self.ended]
+                for life in self.pool.alive:
+                    life.running.advance()
+                return
             at, _, request, outage = heappop(events)
             if outage < 0:
-                if self._anyone_up(at):
-                    self._send(request, at)
+                self.came_s[request] = min(self.came_s[request], at)
+                if self.pool.up(at):
+                    self.pool.send(request, at)
                 else:
-                    self.came_s[request] = min(self.came_s[request], at)
-                    heappush(events, (self._next_return_s(at), 1, request, -1))
+                    heappush(events, (self.pool.next_return_s(at), 1, request, -1))
                 continue
-            lost = self._fail(self.outages[outage])
+            lost = self._fail(failures[outage])
             # A step under way at the failure may have ended requests whose followers are due.
             early = {j for i in lost for j, _ in after.get(i, ())}
             events = [e for e in events if e[2] not in early]
             events += [(at, 1, i, -1) for i in lost]
             heapify(events)
 
-    def _anyone_up(self, at: float) -> bool:
-        return any(self._up(j, at) for j in range(len(self.alive)))
-
-    def _next_return_s(self, at: float) -> float:
-        return min(o.end_s for o in self.outages if o.start_s <= at < o.end_s)
-
-    def _life(self, server: Server) -> _Life:
-        trace = self.trace
-        units = int(trace.units.max()) + 1 if len(trace.units) else 0
-        return _Life(
-            running=Running(
-                server, capacity=2 * len(trace) + 1, unit_tokens=trace.unit_tokens, units=units,
-                users=int(trace.user.max()) + 1, events=self.events,
-                unit_capacity=len(trace.units),
-            )
-        )  # fmt: skip
-
-    def _up(self, replica: int, at: float) -> bool:
-        return not any(o.replica == replica and o.start_s <= at < o.end_s for o in self.outages)
-
-    def _send(self, request: int, at: float) -> None:
-        """Route a request at `at`, or as soon as any replica is up."""
-        self.came_s[request] = min(self.came_s[request], at)
-        while not self._anyone_up(at):
-            at = self._next_return_s(at)
-        up = [j for j in range(len(self.alive)) if self._up(j, at)]
-        for j in up:
-            self.alive[j].running.advance(at)
-        chosen = up[self.router.choose([self.alive[j].running for j in up], self.trace, request)]
-        self.alive[chosen].take(self.trace, request, at)
-
     def _fail(self, outage: Outage) -> list[int]:
         """End the life of a replica; the requests it had not finished."""
-        life = self.alive[outage.replica]
-        life.running.advance(outage.start_s)
+        life = self.pool.fail(outage)
         r = life.running.requests
-        n = len(life.requests)
-        done = (r.state[:n] == DONE) | (r.state[:n] == REFUSED)
-        late = done & (r.finish[:n] > outage.start_s)  # the step under way is lost too
-        life.lost = {int(row) for row in np.nonzero(~done | late)[0]}
-        for row in life.lost:
+        for row, made in life.running.produced(life.lost, outage.start_s).items():
             # The prompt as far as computed, and every token produced.
-            began = r.done[row] > 0
-            self.lost_tokens += float(r.prompt[row] if began else r.ready[row])
-            self.lost_tokens += float(r.done[row])
+            self.lost_tokens += float(r.prompt[row] if made > 0 else r.ready[row]) + made
         self.rerouted += len(life.lost)
-        self.ended.append(life)
-        self.alive[outage.replica] = self._life(self.servers[outage.replica])
-        return [life.requests[row] for row in sorted(life.lost)]
+        return [life.requests[row] for row in life.lost]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
+from typing import TypeVar
 
 import numpy as np
 from attrs import define, field
@@ -53,6 +54,9 @@ class Member:
                 if np.isfinite(r.finish[row])]  # fmt: skip
 
 
+AnyMember = TypeVar("AnyMember", bound=Member)
+
+
 def run_following(
     replicas: Sequence[Running], trace: Trace,
     choose: Callable[[Sequence[Running], Trace, int], int],
@@ -84,7 +88,7 @@ def run_following(
             return [np.array(m.requests, int) for m in members]
 
 
-def furthest_behind(members: Sequence[Member], at_s: float) -> Member | None:
+def furthest_behind(members: Sequence[AnyMember], at_s: float) -> AnyMember | None:
     """Let the busy replica whose clock is behind go on; None if all have reached `at_s`.
 
     It goes no further than `at_s` and the earliest time at which any of them could end a request.

@@ -8,22 +8,20 @@ to agree on every first token and finish.
 from __future__ import annotations
 
 import math
-from bisect import insort
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from attrs import Factory, define, evolve
+from attrs import Factory, define
 
 from ..cost.features import Array
 from .loop import times
 from .server import Server
 from .traffic import Trace
-from .transfer import transfer_s
 
 
-@define
-class _Request:
+@define(eq=False)
+class Request:
+    """A request on one instance: what it asks for and how far it has got."""
+
     index: int
     arrival: float
     prompt: int
@@ -85,7 +83,7 @@ class Reference:
         self.tables = server.times.tables
         keys = server.scheduler.keys(trace)
         self.requests = [
-            _Request(
+            Request(
                 i, float(trace.arrival_s[i]), int(trace.prompt_tokens[i]),
                 int(trace.output_tokens[i]), float(keys[i]), int(trace.user[i]), self._units(i), i,
             )
@@ -97,9 +95,9 @@ class Reference:
         self.future = sorted(
             (r for r in self.requests if math.isfinite(r.arrival)), key=lambda r: r.arrival
         )
-        self.waiting: list[_Request] = []
-        self.prefilling: list[_Request] = []
-        self.decoding: list[_Request] = []
+        self.waiting: list[Request] = []
+        self.prefilling: list[Request] = []
+        self.decoding: list[Request] = []
         self.now = 0.0
         self.owed = 0.0
         self.admissions = 0
@@ -135,10 +133,10 @@ class Reference:
         held = next((n for n, u in enumerate(units) if not self.cache.has(u)), len(units))
         return float(held * self.limits.unit_tokens)
 
-    def take(self, i: int, at: float, row: int) -> _Request:
-        """Let request `i` arrive at a time, after `row` others."""
-        r = self.requests[i]
-        r.arrival, r.row = at, row
+    def take(self, i: int, at: float, row: int) -> Request:
+        """Let request `i` arrive at a time, after `row` others; it may have been here before."""
+        known = self.requests[i]
+        r = Request(i, at, known.prompt, known.output, known.key, known.user, known.units, row)
         self.future.append(r)
         return r
 
@@ -211,7 +209,7 @@ class Reference:
         r.ready = 0
         self.waiting.append(r)
 
-    def _release(self, r: _Request) -> None:
+    def _release(self, r: Request) -> None:
         self.cache.private -= r.private
         r.private = 0
         for unit in reversed(r.units[: r.held]):
@@ -283,7 +281,7 @@ class Reference:
         limits, t = self.limits, self.tables
         decoding = self.decoding if limits.mixed else []
         budget = limits.tokens - len(decoding)
-        chunks: list[tuple[_Request, int, float]] = []
+        chunks: list[tuple[Request, int, float]] = []
         for r in self.prefilling:
             take = r.target - r.ready
             if limits.chunked:
@@ -325,7 +323,7 @@ class Reference:
         self.now += seconds
         self._retire()
 
-    def _grow(self, decoding: list[_Request]) -> None:
+    def _grow(self, decoding: list[Request]) -> None:
         """One token for each: a page where its context fills the last one."""
         for r in decoding:
             if r.context % self.limits.block_tokens == 0 and not self.limits.gang:
@@ -335,7 +333,7 @@ class Reference:
             r.context += 1
             r.done += 1
 
-    def _publish(self, r: _Request) -> None:
+    def _publish(self, r: Request) -> None:
         limits = self.limits
         if not limits.unit_tokens:
             return
@@ -365,86 +363,3 @@ class Reference:
             r.finish = self.now
             self.decoding.remove(r)
             self._release(r)
-
-
-def run_replicas(
-    server: Server, trace: Trace, replicas: int, choose: Callable[[Sequence[Any], Trace, int], int]
-) -> tuple[Array, Array]:
-    """The plain loop on several replicas, requests that follow others included.
-
-    Times of the first and last token of every request.
-    """
-    each = [Reference(server, _unknown(trace)) for _ in range(replicas)]
-    place: dict[int, _Request] = {}
-
-    def arrive(at: float, i: int) -> None:
-        place[i] = each[choose(each, trace, i)].take(i, at, row=len(place))
-
-    _in_order(each, trace, arrive, lambda *_: None)
-    ends = [place[i] for i in range(len(trace))]
-    return np.array([r.first for r in ends]), np.array([r.finish for r in ends])
-
-
-def run_split(
-    prompting: Server, decoding: Server, trace: Trace, prefills: int, decodes: int
-) -> tuple[Array, Array]:
-    """The plain loop on instances for prompts and instances for the rest, requests in turn.
-
-    Times of the first and last token of every request.
-    """
-    ones = evolve(_unknown(trace), output_tokens=np.ones(len(trace), np.int64))
-    whole = evolve(_unknown(trace), units=np.zeros(0, np.int64), unit_offsets=None, unit_tokens=0)
-    first = [Reference(prompting, ones) for _ in range(prefills)]
-    second = [Reference(decoding, whole) for _ in range(decodes)]
-    sent = transfer_s(decoding.step, trace.prompt_tokens)
-    begun: dict[int, _Request] = {}
-    moved: dict[int, _Request] = {}
-
-    def arrive(at: float, i: int) -> None:
-        if i not in begun:
-            begun[i] = first[len(begun) % prefills].take(i, at, row=len(begun))
-            return
-        moved[i] = second[len(moved) % decodes].take(i, at, row=len(moved))
-        moved[i].computed = moved[i].prompt
-
-    def end(r: _Request) -> float | None:
-        more = r is begun[r.index] and trace.output_tokens[r.index] > 1
-        return r.finish + float(sent[r.index]) if more else None
-
-    _in_order([*first, *second], trace, arrive, end)
-    ends = [moved.get(i, begun[i]) for i in range(len(trace))]
-    return np.array([begun[i].first for i in range(len(trace))]), np.array([r.finish for r in ends])
-
-
-def _unknown(trace: Trace) -> Trace:
-    return evolve(trace, arrival_s=np.full(len(trace), np.inf), follows=None, think_s=None)
-
-
-def _in_order(
-    each: Sequence[Reference], trace: Trace, arrive: Callable[[float, int], None],
-    goes_on: Callable[[_Request], float | None],
-) -> None:  # fmt: skip
-    """The step that begins first is always the next; before it, what has come by then arrives.
-
-    A request that ended here arrives again at `goes_on`'s time; where that is None it has ended
-    for good, and those that follow it arrive.
-    """
-    arrivals = sorted((float(t), i) for i, t in enumerate(trace.arrival_s) if math.isfinite(t))
-    while arrivals or any(x.busy for x in each):
-        soonest = min(each, key=lambda x: x.next_s)
-        if arrivals and arrivals[0][0] <= soonest.next_s:
-            arrive(*arrivals.pop(0))
-            continue
-        under_way = [*soonest.future, *soonest.waiting, *soonest.prefilling, *soonest.decoding]
-        soonest.step()
-        for ended in under_way:
-            if not math.isfinite(ended.finish):
-                continue
-            again = goes_on(ended)
-            if again is not None:
-                insort(arrivals, (again, ended.index))
-                continue
-            for j in range(len(trace)) if trace.follows is not None else ():
-                if trace.follows is not None and trace.follows[j] == ended.index:
-                    think = 0.0 if trace.think_s is None else float(trace.think_s[j])
-                    insort(arrivals, (ended.finish + think, j))

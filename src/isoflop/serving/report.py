@@ -344,7 +344,8 @@ def make_report(
     summary: dict[str, Any] = {
         "model": server.step.model.id,
         "device": " + ".join(dict.fromkeys(g.server.step.device.id for g in groups)),
-        "plan": server.step.plan.describe(), "engine": server.step.engine.id,
+        "plan": " + ".join(dict.fromkeys(g.server.step.plan.describe() for g in groups)),
+        "engine": server.step.engine.id,
         "policy": server.policy, "replicas": replicas, "devices": devices, "trace": trace.name,
         "requests": collected.requests, "dropped": dropped, "label": server.step.label(),
         **{m: collected.latency(m) for m in ("ttft_s", "tpot_s")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -27,6 +28,8 @@ class Router(ABC):
     title: ClassVar[str]
     watches: ClassVar[bool] = True
     """Whether the rule looks at the replicas; one that does not is run without stopping."""
+    stream: int = 0
+    """Which of several routers of one run this is."""
 
     @abstractmethod
     def choose(self, replicas: Sequence[Running], trace: Trace, request: int) -> int:
@@ -63,9 +66,14 @@ class Router(ABC):
         return list(replicas), [np.array(p, int) for p in places]
 
 
-def find_router(name: str) -> Router:
-    """The router called `name`; `UnknownName` with suggestions otherwise."""
-    return registry.find(PACKAGE, name, "ROUTER", "router")
+def find_router(name: str, stream: int = 0) -> Router:
+    """A new router of the kind called `name`; `UnknownName` with suggestions otherwise.
+
+    Routers of one run that draw at random do so independently on different streams.
+    """
+    found = copy.copy(registry.find(PACKAGE, name, "ROUTER", "router"))
+    found.stream = stream
+    return found
 
 
 def router_names() -> tuple[str, ...]:

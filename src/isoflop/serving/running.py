@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from types import ModuleType
 
 import numpy as np
@@ -13,6 +15,7 @@ from .loop.records import (
     BLOCKED,
     CLOCK,
     CONTEXT,
+    DECODING,
     FED,
     FINISHED,
     FOLLOWING,
@@ -154,6 +157,59 @@ class Running:
         self.loop.advance(
             self.requests, self.state, self.tables, self.limits, float(horizon_s), longest
         )
+
+    def produced(self, rows: Iterable[int], at_s: float) -> dict[int, int]:
+        """Tokens that requests in some rows, not finished by `at_s`, had at that time.
+
+        A step under way then has made nothing yet. Where the clock is past the time, the run is
+        repeated up to that step: the loop keeps no count of what a step is about to undo.
+        """
+        rows, made = list(rows), {}
+        if self.clock_s <= at_s or not rows:
+            return {row: self._tokens(row) for row in rows}
+        back_s = 0.05
+        run = self._repeated(at_s - back_s)
+        while run.clock_s > at_s:
+            back_s *= 4.0
+            run = self._repeated(at_s - back_s)
+        while run.clock_s <= at_s:
+            made = {row: run._tokens(row) for row in rows}
+            whole = run.state.whole
+            idle = whole[N_RUNNING] == 0 and whole[N_WAITING] == 0
+            if idle and whole[NEXT] >= whole[FED]:
+                break  # the last step ends at that very time but for rounding
+            soonest = float(run.requests.arrival[whole[NEXT]]) if idle else 0.0
+            run.advance(max(soonest, float(np.nextafter(run.clock_s, np.inf))))
+        return made
+
+    def _tokens(self, row: int) -> int:
+        """Tokens of the request in a row after the newest step."""
+        r = self.requests
+        done, until = int(r.done[row]), int(r.until[row])
+        if r.state[row] != DECODING or until < 0:
+            return done
+        left = (until - int(self.state.whole[STEP])) * float(self.tables.numbers[2])
+        return max(done, int(r.output[row]) - math.ceil(left))
+
+    def _repeated(self, until_s: float) -> Running:
+        """Another instance that gets the same requests at the same times, up to a time."""
+        r, n = self.requests, int(self.state.whole[FED])
+        again = Running(
+            self.server, capacity=self.limits.ring, unit_tokens=self.limits.unit_tokens,
+            units=len(self.state.unit_refs), users=len(self.state.user_tag),
+            unit_capacity=len(r.units),
+        )  # fmt: skip
+        again.loop = self.loop
+        for name in ("arrival", "prompt", "output", "key", "computed", "user", "unit_start",
+                     "unit_end"):  # fmt: skip
+            getattr(again.requests, name)[:n] = getattr(r, name)[:n]
+        again.requests.units[:] = r.units
+        again.requests.state[:n] = FUTURE
+        for column in (again.requests.follow, again.requests.until, again.requests.stamp):
+            column[:n] = -1
+        again.state.whole[FED] = n
+        again.advance(until_s)
+        return again
 
     def earliest_end_s(self) -> float:
         """A time before which no request here can end, given what has been fed.

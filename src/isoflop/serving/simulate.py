@@ -88,18 +88,24 @@ def simulate(
                     events=events, progress=progress, longest=longest)  # fmt: skip
 
 
-def admissible(server: Server, trace: Trace, drop_long: bool) -> tuple[Trace, int]:
-    """The requests that can run at all, and how many were left out."""
+def admissible(
+    server: Server, trace: Trace, drop_long: bool, output: Array | None = None
+) -> tuple[Trace, int]:
+    """The requests that can run at all, and how many were left out.
+
+    `output` are the tokens that the server makes of each, where not all of them.
+    """
+    output = trace.output_tokens if output is None else output
     if not drop_long:
-        server.check(trace.prompt_tokens, trace.output_tokens)
+        server.check(trace.prompt_tokens, output)
         return trace, 0
     held = (server.blocks - server.sequence_blocks) * server.block_tokens
     limit = min(server.longest, held + 1) if server.token_bytes else server.longest
-    fits = trace.prompt_tokens + trace.output_tokens <= limit
+    fits = trace.prompt_tokens + output <= limit
     if np.all(fits):
         return trace, 0
     if not np.any(fits):
-        server.check(trace.prompt_tokens, trace.output_tokens)
+        server.check(trace.prompt_tokens, output)
     return trace.take(np.nonzero(fits)[0]), int(np.sum(~fits))
 
 

@@ -20,10 +20,11 @@ class Random(Router):
     watches: ClassVar[bool] = False
 
     def start(self, replicas: Sequence[Running], trace: Trace) -> None:
-        self._draws = np.random.default_rng(0).integers(0, len(replicas), len(trace))
+        rng = np.random.default_rng(self.stream)
+        self._draws = rng.integers(0, len(replicas), len(trace))
 
     def choose(self, replicas: Sequence[Running], trace: Trace, request: int) -> int:
-        return int(self._draws[request])
+        return int(self._draws[request]) % len(replicas)  # some may be out
 
 
 ROUTER = Random()
