@@ -281,7 +281,9 @@ def _why_lost(f: Confirmed, best: Confirmed) -> str:
         return f"{more:.0%} dearer"
     if f.candidate.prefills:
         return "two pools, no cheaper"
-    return "less room" if f.strain > best.strain else "slower"
+    if f.candidate.requests_per_s:
+        return "slower"
+    return "less room" if f.strain > 1.02 * best.strain else "no more room"
 
 
 def _print_counts(found: Advice) -> None:

@@ -20,10 +20,11 @@ from .traffic import Trace
 
 SAMPLE = 1200
 """Requests of the trace that a finalist is simulated on, per replica."""
-SCREEN = 250
-"""Requests that show whether a configuration is worth that many, or too small by far."""
-BEATEN = 400
-"""Requests for a finalist that has lost already: enough to show its figures beside the winner's."""
+SCREEN = 400
+"""Requests that show whether a configuration is worth that many, or too small by far; also those
+of a finalist that has lost already: enough to show its figures beside the winner's."""
+LESS_STRAIN = 0.95
+"""Share of the best one's strain, over as many requests, from which an equal price is looked at."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -34,6 +35,10 @@ class Confirmed:
     ----------
     strain : float
         The largest promised latency over its limit: below 1 where all are kept.
+    screened : float
+        The same over the first `SCREEN` requests, for comparison with others of as many.
+    lost : bool
+        Whether a short run showed that another one is preferred; it was not simulated at length.
     """
 
     candidate: Candidate
@@ -41,6 +46,8 @@ class Confirmed:
     kept: bool
     broken: tuple[str, ...]
     strain: float
+    screened: float = math.inf
+    lost: bool = False
 
     def row(self) -> dict[str, Any]:
         """As a plain record."""
@@ -93,15 +100,16 @@ def confirm(
 
     least = (math.inf,) if best is None else price_of(best)[:3]
     server = candidate.server()
-    if best is not None and cost_of(candidate) >= least:
-        short = _simulate(candidate, trace, promises, BEATEN, server)
-        if cost_of(candidate) > least or not short.strain < best.strain:
-            return short
     tries = 0
     while True:
-        confirmed = _simulate(candidate, trace, promises, SCREEN, server)
+        confirmed = short = _simulate(candidate, trace, promises, SCREEN, server)
+        if best is not None and cost_of(candidate) >= least:
+            dearer = cost_of(candidate) > least
+            if dearer or not short.strain < LESS_STRAIN * best.screened:
+                return evolve(short, lost=True)
         if confirmed.kept:
             confirmed = _simulate(candidate, trace, promises, SAMPLE, server)
+            confirmed = evolve(confirmed, screened=short.strain)
         larger = _larger(confirmed, most)
         if confirmed.kept or larger is None or tries == 3 or cost_of(larger) >= least:
             return confirmed

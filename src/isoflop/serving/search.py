@@ -193,9 +193,11 @@ def _advise(
             progress(f"simulating {candidate.describe()}")
         confirmed = confirm(candidate, trace, promises, _fleet(fleets, candidate), best)
         finalists.append(confirmed)
-        if confirmed.kept and (best is None or price_of(confirmed) < price_of(best)):
+        if confirmed.lost or not confirmed.kept:
+            continue
+        if best is None or price_of(confirmed) < price_of(best):
             best = confirmed
-    finalists.sort(key=lambda f: (not f.kept, price_of(f)))
+    finalists.sort(key=lambda f: (f is not best, not f.kept, price_of(f)))
     return Advice(
         best=best, finalists=tuple(finalists), candidates=tuple(found), rejected=tuple(rejected),
         evaluated=evaluated, reasons=dict(Counter(r.kind for r in rejected)),
