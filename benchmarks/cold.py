@@ -18,6 +18,7 @@ COMMANDS = {
     "explain --help": None,
     "explain llama-3.1-8b --on h100-sxm": 1.5,
     "advise llama-3.1-8b --on 8xh100-sxm --traffic demo": 1.0,
+    "advise deepseek-v3 --on 32xh200": 1.0,
     "advise deepseek-v3 --on 32xh200 --traffic demo": 1.0,
     "simulate llama-3.1-8b --on h100-sxm --traffic demo": None,
     "plan llama-3.1-70b --on 512xdgx-h100 --tokens 2T": None,

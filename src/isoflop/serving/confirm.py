@@ -20,7 +20,7 @@ from .traffic import Trace
 
 SAMPLE = 1200
 """Requests of the trace that a finalist is simulated on, per replica."""
-SCREEN = 400
+SCREEN = 300
 """Requests that show whether a configuration is worth that many, or too small by far; also those
 of a finalist that has lost already: enough to show its figures beside the winner's."""
 LESS_STRAIN = 0.95
