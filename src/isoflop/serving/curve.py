@@ -13,6 +13,7 @@ from attrs import evolve, frozen
 
 from ..cost.features import Batch
 from ..cost.step import StepModel
+from ..units import show_s
 from .server import Server
 from .slo import Promise
 from .transfer import transfer_s
@@ -384,7 +385,7 @@ def broken(promises: Sequence[Promise], tpot: float, ttft: float) -> str:
     for p in promises:
         value = {"tpot": tpot, "ttft": ttft}.get(p.metric)
         if value is not None and value > p.limit_s:
-            return f"{p.metric} would be {value * 1e3:.1f} ms on average, above {p}"
+            return f"{p.metric} would be {show_s(value)} on average, above {p}"
     return ""
 
 

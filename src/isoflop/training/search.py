@@ -347,6 +347,8 @@ def _advice(recipe: Recipe) -> str:
         ways.append("offload (--offload cpu)")
     elif recipe.offload_weights == "none":
         ways.append(f"offload of weights (--offload-weights {recipe.offload})")
+    elif recipe.offload == "cpu":
+        ways.append("drives (--offload nvme --offload-weights nvme)")
     if not recipe.adapters:
         ways.append("low-rank adapters alone (--adapters)")
     return " or ".join(filter(None, (", ".join(ways[:-1]), ways[-1])))
