@@ -473,3 +473,13 @@ def test_two_instances_beat_one_at_its_largest_batch():
     )  # fmt: skip
     key = "throughput_output_tokens_per_s"
     assert 1.15 < two.summary[key] / one.summary[key] < 1.5
+
+
+def test_a_budget_of_latent_attention_is_counted_and_chosen_tokens_are_refused():
+    """All heads on one latent of 512 + 64 values, absorbed: 2 (2 x 512 + 64) FLOP per head."""
+    model = load_model("deepseek-v3")
+    total, share = eflop(model, np.array([131072.0]))
+    attention = 131072 * 61 * (2.0 * 128 * 1088 + 562.5 * 2 * 576)
+    assert float(share[0] * total[0]) == pytest.approx(attention)
+    with pytest.raises(InvalidInput, match="chooses the tokens"):
+        run("sparse-attention", "deepseek-v3.2", "b200")

@@ -341,7 +341,7 @@ def _pools(text: str) -> tuple[int, int]:
 
 
 def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]) -> None:
-    from ..units import show_s
+    from ..units import show_count, show_s
     from ._output import console, table
 
     s, out = report.summary, console()
@@ -378,7 +378,7 @@ def _print(report: ServingReport, server: Server, promises: list[dict[str, Any]]
         + f". Power {s['watts_per_device']:,.0f} W per device{_clock_text(s)}, "
         f"{s['joules_per_output_token']:.3g} J per output token"
         + (f", {price:.3g} USD per million output tokens" if price is not None else "")
-        + f", {s['co2_grams_per_million_output_tokens']:,.3g} g CO2 per million at "
+        + f", {show_count(s['co2_grams_per_million_output_tokens'])} g CO2 per million at "
         f"{s['co2_grams_per_kwh']:g} g/kWh."
     )
     if "pools" in s:

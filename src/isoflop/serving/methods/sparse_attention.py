@@ -8,6 +8,7 @@ import numpy as np
 
 from ...cost.features import Array
 from ...cost.step import StepModel
+from ...errors import InvalidInput
 from ...models import ModelSpec
 from ..method import Method, MethodReport
 
@@ -47,6 +48,12 @@ class SparseAttention(Method):
     example: ClassVar[str] = "qwen3-8b --on h200"
 
     def run(self, step: StepModel, settings: dict[str, float]) -> MethodReport:
+        if any(g.mixer.index_topk for g in step.model.layers):
+            raise InvalidInput(
+                f"{step.model.name} chooses the tokens it attends to itself, and is priced so: see "
+                f"isoflop explain {step.model.id} --context. Name a model that reads its whole "
+                "cache."
+            )
         contexts = np.array([c for c in CONTEXTS if c <= step.model.max_context], float)
         batch = np.array(settings["batch"])
         full = step.decode_s(batch, contexts)
@@ -84,6 +91,9 @@ def eflop(model: ModelSpec, cached: Array) -> tuple[Array, Array]:
             width = m.head_dim + (m.v_head_dim or m.head_dim)
             values += g.count * m.kv_heads * width
             scores += g.count * m.heads * width
+        elif m.kind == "mla":  # all heads on one latent, which is key and value
+            values += g.count * (m.kv_rank + m.rope_dim)
+            scores += g.count * m.heads * (2 * m.kv_rank + m.rope_dim)
     n = np.asarray(cached, float)
     attention = 2.0 * n * scores + INTENSITY * 2.0 * n * values
     total = 2.0 * model.active_parameters + attention
