@@ -151,7 +151,7 @@ def positive(value: float, what: str) -> float:
     return value
 
 
-def _short(value: float, digits: int) -> str:
+def show_number(value: float, digits: int = 3) -> str:
     """`value` to `digits` significant figures, never in powers of ten: 1,020, not 1.02e+03."""
     return f"{value:,.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
 
@@ -161,9 +161,9 @@ def _scaled(value: float, base: str, steps: list[tuple[float, str]], digits: int
         return f"0 {base}"
     for factor, prefix in steps:
         if abs(value) >= factor * 0.9995:
-            return f"{_short(value / factor, digits)} {prefix}{base}"
+            return f"{show_number(value / factor, digits)} {prefix}{base}"
     factor, prefix = steps[-1]
-    return f"{_short(value / factor, digits)} {prefix}{base}"
+    return f"{show_number(value / factor, digits)} {prefix}{base}"
 
 
 _UP = [(1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")]
@@ -174,11 +174,11 @@ _IEC = [(2.0**40, "Ti"), (2.0**30, "Gi"), (2.0**20, "Mi"), (2.0**10, "Ki"), (1.0
 def show_s(value: float, digits: int = 3) -> str:
     """Seconds for people: `12.4 ms`, `3.2 h`, `41 days`."""
     if value >= 2 * 86400:
-        return f"{_short(value / 86400, digits)} days"
+        return f"{show_number(value / 86400, digits)} days"
     if value >= 2 * 3600:
-        return f"{_short(value / 3600, digits)} h"
+        return f"{show_number(value / 3600, digits)} h"
     if value >= 120:
-        return f"{_short(value / 60, digits)} min"
+        return f"{show_number(value / 60, digits)} min"
     return _scaled(value, "s", _DOWN, digits)
 
 
@@ -211,5 +211,5 @@ def show_count(value: float, digits: int = 3) -> str:
     """A count with k, M, B, T: `8.03B`."""
     for factor, suffix in [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")]:
         if abs(value) >= factor * 0.9995:
-            return f"{_short(value / factor, digits)}{suffix}"
-    return f"{_short(value, digits)}"
+            return f"{show_number(value / factor, digits)}{suffix}"
+    return f"{show_number(value, digits)}"

@@ -91,11 +91,12 @@ def io(step: StepModel, question: Question) -> Section:
     n = float(question.context)
     rows = []
     for op in step.operators:
-        if op.kind not in ("prefill", "mla_prefill") or not isinstance(op.shape, AttentionShape):
+        shape = op.shape
+        if not isinstance(shape, AttentionShape) or shape.selected or op.kind not in (
+            "prefill", "mla_prefill",
+        ):  # fmt: skip
             continue
-        if op.shape.selected:
-            continue
-        d = float(op.shape.head_dim)
+        d = float(shape.head_dim)
         on_chip = step.device.compute.local_bytes / 2.0
         if on_chip <= 0:
             continue

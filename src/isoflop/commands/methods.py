@@ -152,7 +152,7 @@ def _head(column: str) -> str:
 
 
 def _cell(column: str, value: Any) -> str:
-    from ..units import show_bytes, show_count, show_s
+    from ..units import show_bytes, show_count, show_number, show_s
 
     if value is None:
         return "-"
@@ -171,4 +171,4 @@ def _cell(column: str, value: Any) -> str:
     # Large numbers with a letter, never in powers of ten.
     if abs(value) >= 1e6:
         return show_count(value)
-    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+    return show_number(value)

@@ -173,7 +173,7 @@ def _answer(report: PlanReport, framework: str, json: bool) -> None:
 
 def _print(report: PlanReport) -> None:
     from ..training.report import MEMORY_ERROR
-    from ..units import show_bytes, show_count, show_s
+    from ..units import show_count, show_s
     from ._output import console
 
     out = console()
@@ -194,26 +194,22 @@ def _print(report: PlanReport) -> None:
         "dense rate"
     )
     _print_run(report, out)
-    used = sum(r.memory.values())
-    out.print(f"\nMemory  {show_bytes(used)} of {show_bytes(r.usable_bytes)} usable a device")
-    for name, value in sorted(r.memory.items(), key=lambda kv: -kv[1]):
-        if value > 0:
-            out.print(f"  {name:12s} {_bar(value / r.usable_bytes)} {show_bytes(value)}")
+    _print_held("Memory", r.memory, r.usable_bytes, out)
     if r.roomy is not None:
         out.print(
             f"  No measured peak was more than {MEMORY_ERROR:.0%} off; with that much to spare "
             f"{r.roomy.describe()} takes {r.roomy_s / r.step_s - 1:.1%} longer"
         )
-    _print_away("Host memory", r.host, r.usable_host_bytes, out)
-    _print_away("Drives", r.drives, r.usable_drive_bytes, out)
+    _print_held("Host memory", r.host, r.usable_host_bytes, out)
+    _print_held("Drives", r.drives, r.usable_drive_bytes, out)
     out.print(f"\nStep  bound by {r.bound}")
     for row in r.rows():
         out.print(f"  {row['part']:12s} {_bar(row['share'])} {show_s(row['seconds'])}")
     _print_more(report, out)
 
 
-def _print_away(place: str, parts: dict[str, float], usable: float, out) -> None:
-    """What a device keeps away from it, where it does."""
+def _print_held(place: str, parts: dict[str, float], usable: float, out) -> None:
+    """What a device keeps in one place; nothing where that place is not used."""
     from ..units import show_bytes
 
     used = sum(parts.values())

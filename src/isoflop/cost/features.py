@@ -55,7 +55,8 @@ class Batch:
     prefill_prior: Array = field(default=_ZERO, converter=_array)
     sampled_rows: Array | None = None
     shape: tuple[int, ...] = field(init=False)
-    _features: dict[str, Any] = field(init=False, factory=dict, repr=False)
+    _features: dict[str, Array] = field(init=False, factory=dict, repr=False)
+    _content: tuple[object, ...] | None = field(init=False, default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
         for name in (
@@ -96,16 +97,17 @@ class Batch:
     @property
     def content(self) -> tuple[object, ...]:
         """All of it, to be compared and hashed; equal ones price alike."""
-        known = self._features.get("")
-        if known is None:
+        if self._content is None:
             parts = (
                 self.decode_sequences, self.decode_context, self.prefill_sequences,
                 self.prefill_tokens, self.prefill_prior, self.sampled_rows,
             )  # fmt: skip
-            known = self._features[""] = tuple(
+            content = tuple(
                 None if v is None else (np.shape(v), np.asarray(v).tobytes()) for v in parts
             )
-        return known
+            object.__setattr__(self, "_content", content)
+            return content
+        return self._content
 
     def feature(self, name: str) -> Array:
         """The value of one feature, broadcast to `shape`.

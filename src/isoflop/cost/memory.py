@@ -110,7 +110,8 @@ def _mixer_cache(m: Mixer, plan: Plan, width: float) -> tuple[float, float]:
     if not m.causal or m.kind in ("none", "conv"):
         return 0.0, 0.0
     if m.kind == "mla":
-        return latent_bytes(m, width) + (index_key_bytes(m) if m.index_topk else 0.0), 0.0
+        latent = latent_bytes(m.kv_rank, m.rope_dim, width, sparse=m.index_topk > 0)
+        return latent + index_key_bytes(m.index_dim if m.index_topk else 0), 0.0
     if m.kind in ("attention", "simplicial"):
         per_head = m.head_dim + (m.v_head_dim or m.head_dim)
         tensors = 2 if m.kind == "simplicial" else 1

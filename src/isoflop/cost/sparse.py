@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from ..formats import NumberFormat
-from .features import Array, pairs
+from .features import Array, Batch, pairs
 from .kernels import DeviceShape
 from .kernels.sparse import SparseParameters, index_scores_s, selection_s, sparse_attention_s
 from .operators.base import AttentionShape, IndexShape, Operator
@@ -17,18 +19,27 @@ def is_sparse(op: Operator) -> bool:
 
 
 def sparse_time_s(
-    p: SparseParameters, device: DeviceShape, op: Operator, shape: AttentionShape,
-    rate: Callable[[NumberFormat], tuple[float, str]], *, sequences: Array, queries: Array,
-    prior: Array,
+    p: SparseParameters, device: DeviceShape, op: Operator, batch: Batch,
+    rate: Callable[[NumberFormat], tuple[float, str]],
 ) -> Array:  # fmt: skip
-    """Seconds of one launch of `op` on `sequences` chunks of `queries` after `prior` tokens.
+    """Seconds of one launch of `op`, for which `is_sparse` holds, on a batch.
 
     Parameters
     ----------
     rate : callable
         Dense FLOP/s of an operand format on the device, and the name of the rate.
     """
+    shape = op.shape
+    assert isinstance(shape, AttentionShape)
     decoding = op.kind == "mla_decode"
+    if decoding:
+        sequences, queries, prior = batch.decode_sequences, np.ones(()), batch.decode_context
+    else:
+        sequences, prior = batch.prefill_sequences, batch.prefill_prior
+        queries = batch.prefill_tokens * shape.token_share
+    if not sequences.any():
+        return np.zeros(())
+    prior = prior * shape.token_share
     if isinstance(shape, IndexShape):
         assert op.rate is not None
         scores = index_scores_s(

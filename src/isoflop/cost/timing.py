@@ -172,7 +172,7 @@ class KernelTimer:
 
     def _held(self, op: Operator, batch: Batch) -> Array:
         """`seconds` at the clock alone."""
-        method = {
+        method = self._sparse if is_sparse(op) else {
             "gemm": self._gemm, "prefill": self._prefill, "mla_prefill": self._prefill,
             "decode": self._decode, "mla_decode": self._decode, "moe": self._moe,
             "stream": self._stream, "scan": self._stream, "collective": self._collective,
@@ -316,11 +316,6 @@ class KernelTimer:
         shape = op.shape
         assert isinstance(shape, AttentionShape)
         share = shape.token_share
-        if shape.selected:
-            return sparse_time_s(
-                self.sparse, self.shape, op, shape, self._rate, sequences=batch.prefill_sequences,
-                queries=batch.prefill_tokens * share, prior=batch.prefill_prior * share,
-            )  # fmt: skip
         return shape.work * prefill_time_s(
             self._prompt_parameters, self.shape, batch=batch.prefill_sequences,
             queries=batch.prefill_tokens * share, prior=batch.prefill_prior * share,
@@ -329,16 +324,14 @@ class KernelTimer:
             kv_bytes_per_value=self._kv_bytes,
         )  # fmt: skip
 
+    def _sparse(self, op: Operator, batch: Batch) -> Array:
+        return sparse_time_s(self.sparse, self.shape, op, batch, self._rate)
+
     def _decode(self, op: Operator, batch: Batch) -> Array:
         if not batch.decode_sequences.any():
             return np.zeros(())
         shape = op.shape
         assert isinstance(shape, AttentionShape)
-        if shape.selected:
-            return sparse_time_s(
-                self.sparse, self.shape, op, shape, self._rate, sequences=batch.decode_sequences,
-                queries=np.ones(()), prior=batch.decode_context * shape.token_share,
-            )  # fmt: skip
         latent = op.kind == "mla_decode"
         p = self.calibration.mla_decode if latent else self.calibration.decode
         # A cached latent is key and value at once: its values cost no further bytes.

@@ -26,6 +26,7 @@ from ..cost.kernels.moe import moe_time_s
 from ..cost.kernels.routing import even_routing
 from ..cost.kernels.sparse import SparseParameters, index_scores_s, sparse_attention_s
 from ..cost.kernels.stream import StreamParameters, stream_time_s
+from ..cost.operators.latent import index_key_bytes, latent_bytes
 from ..cost.timing import UNMEASURED_SIGMA
 from ..errors import InvalidInput, UnknownName
 from ..hardware import Accelerator, load_accelerator
@@ -228,10 +229,10 @@ def _latent_decoding(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterator
     yield _attention(at, rows, "latent decode attention", seconds, "mla_decode", "mla_decode")
 
 
-INDEX_KEY_BYTES = 132.0
-"""A key of 128 values in 8 bits with its fp32 scale, as the benchmarked indexer caches it."""
-SPARSE_CACHE_BYTES = {"fp8": 656.0, "bf16": 1152.0}
-"""A cached latent of 512 + 64 values as the sparse kernels hold it (FlashMLA)."""
+CACHED_BYTES = {"fp8": 1.0, "bf16": 2.0}
+"""Bytes a value of a cached latent, by the name a table gives its format."""
+ROPE_DIM = 64.0
+"""Rotary values of a key, which tables of sparse attention count within its width."""
 
 
 def _index_scores(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterator[Part]:
@@ -242,7 +243,7 @@ def _index_scores(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterator[Pa
     seconds = index_scores_s(
         SparseParameters(), at.shape, decoding=decoding,
         batch=_floats(rows, "batchsize") if decoding else 1.0, queries=new, prior=all_ - new,
-        heads=heads, width=width, key_bytes=INDEX_KEY_BYTES, rate_flop_per_s=at.rate("fp8"),
+        heads=heads, width=width, key_bytes=index_key_bytes(width), rate_flop_per_s=at.rate("fp8"),
     )  # fmt: skip
     yield Part(what="index scores", predicted=seconds, sigma=UNMEASURED_SIGMA["sparse"],
                measured=_floats(rows, "latency_us") * 1e-6, fitted=True)  # fmt: skip
@@ -252,13 +253,18 @@ def _sparse_attention(at: Setting, rows: Rows, groups: Sequence[str]) -> Iterato
     """Attention over chosen tokens: the file name is heads, key width and how many are chosen."""
     heads, width, selected = (float(g) for g in groups)
     decoding = "batch_size" in rows[0]
-    kept = np.array([SPARSE_CACHE_BYTES[r.get("kv_dtype", "bf16")] for r in rows])
-    seconds = np.array([
-        float(sparse_attention_s(
-            SparseParameters(), at.shape, decoding=decoding, queries=float(n), heads=heads,
-            selected=selected, head_dim=width, v_head_dim=width - 64.0, token_bytes=float(b),
-        )) for n, b in zip(_floats(rows, "batch_size" if decoding else "s_q"), kept)
-    ])  # fmt: skip
+    rank = width - ROPE_DIM
+    kept = np.array(
+        [
+            latent_bytes(rank, ROPE_DIM, CACHED_BYTES[r.get("kv_dtype", "bf16")], sparse=True)
+            for r in rows
+        ]
+    )
+    seconds = sparse_attention_s(
+        SparseParameters(), at.shape, decoding=decoding,
+        queries=_floats(rows, "batch_size" if decoding else "s_q"), heads=heads,
+        selected=selected, head_dim=width, v_head_dim=rank, token_bytes=kept,
+    )  # fmt: skip
     yield Part(what="sparse attention", predicted=seconds, sigma=UNMEASURED_SIGMA["sparse"],
                measured=_floats(rows, "latency_us") * 1e-6, fitted=True)  # fmt: skip
 

@@ -22,7 +22,7 @@ from attrs import frozen
 
 from ..cost.features import Array
 from ..errors import InvalidInput
-from .sharding import Mesh, Sharding
+from .sharding import Mesh, Sharding, shard
 
 
 @frozen(kw_only=True)
@@ -102,11 +102,20 @@ class Cut:
         """Outputs a device makes; the last ones fewer."""
         return -(-self.outputs // self.parts)
 
+    def held(self, part: int) -> range:
+        """Inputs that a device holds."""
+        return range(min(part * self.block, self.inputs), min((part + 1) * self.block, self.inputs))
+
+    def made(self, part: int) -> range:
+        """Outputs that a device makes."""
+        n = self.outputs
+        return range(min(part * self.result, n), min((part + 1) * self.result, n))
+
     def needed(self, part: int) -> tuple[int, int]:
         """Inputs [first, last) that outputs of a device read; padding is below 0 or beyond."""
         w = self.window
         first = part * self.result * w.stride - w.before
-        count = min(self.result, max(self.outputs - part * self.result, 0))
+        count = len(self.made(part))
         return first, first + (count - 1) * w.stride + w.reach if count else first
 
     def halo(self) -> tuple[int, int]:
@@ -117,10 +126,10 @@ class Cut:
         before = after = 0
         for part in range(self.parts):
             first, last = self.needed(part)
-            own = min(part * self.block, self.inputs), min((part + 1) * self.block, self.inputs)
+            own = self.held(part)
             if last > first:
-                before = max(before, min(own[0], self.inputs) - max(first, 0))
-                after = max(after, min(last, self.inputs) - max(own[1], 0))
+                before = max(before, own.start - max(first, 0))
+                after = max(after, min(last, self.inputs) - own.stop)
         return max(before, 0), max(after, 0)
 
     def hops(self) -> int:
@@ -236,7 +245,7 @@ def exchanges(
 def _taken(cut: Cut, part: int) -> int:
     """Rows of one device's inputs that others hold."""
     first, last = (min(max(n, 0), cut.inputs) for n in cut.needed(part))
-    own = range(min(part * cut.block, cut.inputs), min((part + 1) * cut.block, cut.inputs))
+    own = cut.held(part)
     kept = max(0, min(last, own.stop) - max(first, own.start))
     return max(last - first, 0) - kept
 
@@ -253,15 +262,14 @@ def execute_convolution(
     sizes = dict(zip(conv.letters[0], x.shape)) | {"o": kernel.shape[-1]}
     cut = cuts(mesh, conv, sharding, sizes)
     space = list(conv.windows)
-    plain = {d: a for d, a in sharding.items() if d not in space}
     result = np.zeros([sizes["b"], *(cut[d].outputs for d in space), sizes["o"]])
     most = 0.0
     axes = [a for a in mesh.axes if a in sharding.values()]
     places = [dict(zip(axes, p)) for p in itertools.product(*(range(mesh.axes[a]) for a in axes))]
     for at in places:
         part = {d: at[sharding[d]] if d in sharding else 0 for d in space}
-        own = {d: _plain(sizes[d], plain, d, at, mesh) for d in ("b", "i", "o")}
-        counts = [_made(cut[d], part[d]) for d in space]
+        own = {d: shard(d, sizes[d], sharding, at, mesh) for d in ("b", "i", "o")}
+        counts = [cut[d].made(part[d]) for d in space]
         if min(len(c) for c in counts) == 0:
             continue
         whole, received = _assemble(mesh, sharding, cut, x, at, part, own)
@@ -270,24 +278,6 @@ def execute_convolution(
         target = (own["b"], *(slice(c.start, c.stop) for c in counts), own["o"])
         result[target] += local
     return result, most
-
-
-def _made(cut: Cut, part: int) -> range:
-    """Outputs of one device."""
-    return range(min(part * cut.result, cut.outputs), min((part + 1) * cut.result, cut.outputs))
-
-
-def _plain(n: int, sharding: Sharding, letter: str, at: Mapping[str, int], mesh: Mesh) -> slice:
-    """A device's share of a dimension that no window slides over."""
-    if letter not in sharding:
-        return slice(0, n)
-    each, rest = divmod(n, mesh.axes[sharding[letter]])
-    if rest:
-        raise InvalidInput(
-            f"Dimension '{letter}' has {n} elements, which the {mesh.axes[sharding[letter]]} "
-            f"devices of axis '{sharding[letter]}' do not divide."
-        )
-    return slice(at[sharding[letter]] * each, (at[sharding[letter]] + 1) * each)
 
 
 def _assemble(
@@ -303,8 +293,9 @@ def _assemble(
         target: list[slice] = [slice(None)]
         for (d, c), block in zip(cut.items(), blocks, strict=True):
             first, last = spans[d]
-            low = max(first, block * c.block)
-            high = max(low, min(last, (block + 1) * c.block, c.inputs))
+            held = c.held(block)
+            low = max(first, held.start)
+            high = max(low, min(last, held.stop))
             source.append(slice(low, high))
             target.append(slice(low - first, high - first))
         piece = x[(*source, own["i"])]

@@ -237,21 +237,27 @@ def execute(
 def _index(
     letters: str, sizes: Mapping[str, int], sharding: Sharding, at: Mapping[str, int], mesh: Mesh
 ) -> tuple[slice, ...]:
-    out = []
-    for d in letters:
-        axis = sharding.get(d)
-        if axis is None:
-            out.append(slice(None))
-            continue
-        n = mesh.axes[axis]
-        if sizes[d] % n:
-            raise InvalidInput(
-                f"Dimension '{d}' has {sizes[d]} elements, which the {n} devices of axis '{axis}' "
-                "do not divide."
-            )
-        each = sizes[d] // n
-        out.append(slice(at[axis] * each, (at[axis] + 1) * each))
-    return tuple(out)
+    return tuple(shard(d, sizes[d], sharding, at, mesh) for d in letters)
+
+
+def shard(letter: str, size: int, sharding: Sharding, at: Mapping[str, int], mesh: Mesh) -> slice:
+    """A device's share of one dimension of `size` elements; `at` is its place on the mesh.
+
+    Raises
+    ------
+    InvalidInput
+        If the devices of the dimension's axis do not divide it.
+    """
+    axis = sharding.get(letter)
+    if axis is None:
+        return slice(None)
+    each, rest = divmod(size, mesh.axes[axis])
+    if rest:
+        raise InvalidInput(
+            f"Dimension '{letter}' has {size} elements, which the {mesh.axes[axis]} devices of "
+            f"axis '{axis}' do not divide."
+        )
+    return slice(at[axis] * each, (at[axis] + 1) * each)
 
 
 def _slice(

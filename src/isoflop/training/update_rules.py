@@ -18,6 +18,10 @@ class UpdateRule:
     moved_bytes: float
 
 
+SGD_MOMENTUM = UpdateRule(name="SGD, momentum", flop=4, state_bytes=4, moved_bytes=20)
+ADAM = UpdateRule(name="Adam", flop=14, state_bytes=8, moved_bytes=28)
+
+
 def perceptron_rule(name: str, features: int, hidden: int, layers: int, state: int) -> UpdateRule:
     """A learned rule that runs a small network per parameter.
 

@@ -112,7 +112,7 @@ def sparse_attention_s(
     selected: float,
     head_dim: float,
     v_head_dim: float,
-    token_bytes: float,
+    token_bytes: ArrayLike,
 ) -> Array:
     """Seconds of `queries` tokens over `selected` chosen ones each, by one shared latent.
 
@@ -120,16 +120,17 @@ def sparse_attention_s(
 
     Parameters
     ----------
-    token_bytes : float
+    token_bytes : array
         Bytes of one cached token.
     """
-    n = np.asarray(queries, float)
+    n, kept = np.asarray(queries, float), np.asarray(token_bytes, float)
     rows = np.ceil(heads / HEAD_ROWS) * HEAD_ROWS
-    narrow = decoding and token_bytes < 2.0 * head_dim
-    share = device.reached(p.decode_compute if narrow else p.prefill_compute)
+    full = device.reached(p.prefill_compute)
+    expanded = device.reached(p.decode_compute)
+    share = np.where(decoding & (kept < 2.0 * head_dim), expanded, full)
     math = n * selected * 2.0 * rows * (head_dim + v_head_dim) / (device.bf16_flop_per_s * share)
     # Neighbouring queries of a prompt choose much the same tokens, which the cache then holds.
-    moved = n * selected * token_bytes if decoding else np.zeros(n.shape)
+    moved = n * selected * kept if decoding else np.zeros(n.shape)
     memory = moved / (device.bandwidth_bytes_per_s * p.memory)
     time = np.maximum(math, memory) + LAUNCH_S + p.fixed / device.clock_hz
     return np.where(n > 0, time, 0.0)

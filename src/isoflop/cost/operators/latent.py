@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from ...formats import load_format
 from ...models import Mixer
+from ..kernels.sparse import SCORE_BYTES, SELECTION_PASSES
 from .base import AttentionShape, Builder, IndexShape
 
-SCORE_BYTES = 4.0
-"""An indexer's score, in fp32."""
 INDEX_BLOCK = 128
 """Values of an index key, or of a cached latent in 8 bits, under one fp32 scale."""
 
 
-def index_key_bytes(m: Mixer) -> float:
-    """Bytes per token of an indexer's cached key: 8-bit values and their scales."""
-    return m.index_dim + 4.0 * m.index_dim / INDEX_BLOCK
+def index_key_bytes(width: float) -> float:
+    """Bytes per token of an indexer's cached key of `width` 8-bit values, and their scales."""
+    return width + 4.0 * width / INDEX_BLOCK
 
 
-def latent_bytes(m: Mixer, width: float) -> float:
-    """Bytes per token of a cached latent, `width` bytes a value.
+def latent_bytes(rank: float, rope: float, value_bytes: float, *, sparse: bool) -> float:
+    """Bytes per token of a cached latent of `rank` values and `rope` rotary ones.
 
-    Sparse kernels keep the rotary part in 16 bits and scale the rest by blocks (FlashMLA: 656
-    bytes for 512 + 64 values).
+    Sparse kernels with an 8-bit cache keep the rotary part in 16 bits and scale the rest by
+    blocks (FlashMLA: 656 bytes for 512 + 64 values).
     """
-    if m.index_topk and width <= 1.0:
-        return m.kv_rank * width + 4.0 * m.kv_rank / INDEX_BLOCK + 2.0 * m.rope_dim
-    return (m.kv_rank + m.rope_dim) * width
+    if sparse and value_bytes <= 1.0:
+        return rank * value_bytes + 4.0 * rank / INDEX_BLOCK + 2.0 * rope
+    return (rank + rope) * value_bytes
 
 
 def add_indexer(b: Builder, m: Mixer, count: float) -> None:
@@ -41,12 +40,11 @@ def add_indexer(b: Builder, m: Mixer, count: float) -> None:
              (width + m.index_dim) / 2.0)  # fmt: skip
     narrow = load_format("fp8-e4m3")
     for phase in ("prefill", "decode"):
-        # Scores are written in fp32 and read twice by the selection.
         b.add(
             name=f"index scores and selection ({phase})", part="attention", kind=f"mla_{phase}",
             count=count, flop={f"pairs_{phase}:0": 2.0 * width},
-            read={f"kv_{phase}:0": index_key_bytes(m), f"{phase}_tokens": float(width),
-                  f"pairs_{phase}:0": 2.0 * SCORE_BYTES},
+            read={f"kv_{phase}:0": index_key_bytes(m.index_dim), f"{phase}_tokens": float(width),
+                  f"pairs_{phase}:0": SELECTION_PASSES * SCORE_BYTES},
             written={f"pairs_{phase}:0": SCORE_BYTES, f"{phase}_tokens": 4.0 * m.index_topk},
             rate=narrow,
             shape=IndexShape(heads=m.index_heads, kv_heads=1, head_dim=m.index_dim, v_head_dim=0,
@@ -62,7 +60,7 @@ def add_sparse_attention(b: Builder, m: Mixer, count: float, heads: float, v_dim
     """
     nope, rope, rank, act = m.head_dim, m.rope_dim, m.kv_rank, b.activation_bytes
     n_heads, w = round(heads), m.index_topk
-    token = latent_bytes(m, b.kv_bytes)
+    token = latent_bytes(rank, rope, b.kv_bytes, sparse=True)
     b.gemm("query absorption", "attention", count, rank, nope, batch=n_heads)
     for phase in ("prefill", "decode"):
         b.add(

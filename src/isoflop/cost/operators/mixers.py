@@ -90,22 +90,10 @@ def _mla(b: Builder, m: Mixer, count: float) -> None:
     if m.index_topk:
         add_indexer(b, m, count)
         add_sparse_attention(b, m, count, heads, v_dim)
-        b.gemm("output projection", "attention", count, hidden, heads * v_dim)
-        _row_parallel_end(b, "attention", count)
-        return
-    _mla_prefill(b, m, count, heads, v_dim)
-    if b.plan.absorbed_mla:
-        _mla_decode(b, m, count, heads, v_dim)
     else:
-        # Keys and values of the whole context are expanded at every step.
-        expand: Coefficients = {"kv_decode:0": 2.0 * rank * heads * (nope + v_dim)}
-        width = heads * (nope + v_dim) * b.activation_bytes
-        b.add(
-            name="latent expansion (decode)", part="attention", kind="stream", count=count,
-            flop=expand, read={"kv_decode:0": (rank + rope) * b.kv_bytes},
-            written={"kv_decode:0": width}, rate=b.format_of("activations"),
-        )  # fmt: skip
-        _attention_core(b, m, count, heads, heads, nope + rope, v_dim)
+        _mla_prefill(b, m, count, heads, v_dim)
+        decode = _mla_decode if b.plan.absorbed_mla else _mla_expanded_decode
+        decode(b, m, count, heads, v_dim)
     b.gemm("output projection", "attention", count, hidden, heads * v_dim)
     _row_parallel_end(b, "attention", count)
 
@@ -143,6 +131,19 @@ def _mla_decode(b: Builder, m: Mixer, count: float, heads: float, v_dim: int) ->
     )  # fmt: skip
     b.gemm("value up projection", "attention", count, v_dim, rank,
            rows="decode_tokens", batch=n_heads)  # fmt: skip
+
+
+def _mla_expanded_decode(b: Builder, m: Mixer, count: float, heads: float, v_dim: int) -> None:
+    """Keys and values of the whole context are expanded at every step."""
+    nope, rope, rank = m.head_dim, m.rope_dim, m.kv_rank
+    expand: Coefficients = {"kv_decode:0": 2.0 * rank * heads * (nope + v_dim)}
+    width = heads * (nope + v_dim) * b.activation_bytes
+    b.add(
+        name="latent expansion (decode)", part="attention", kind="stream", count=count,
+        flop=expand, read={"kv_decode:0": (rank + rope) * b.kv_bytes},
+        written={"kv_decode:0": width}, rate=b.format_of("activations"),
+    )  # fmt: skip
+    _attention_core(b, m, count, heads, heads, nope + rope, v_dim)
 
 
 def _state_update(

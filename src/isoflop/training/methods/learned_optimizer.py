@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar, final
 
 from ..method import MethodReport, Setting, TrainingMethod
-from ..update_rules import UpdateRule, perceptron_rule, update_cost
+from ..update import VECTOR_SHARE
+from ..update_rules import ADAM, SGD_MOMENTUM, UpdateRule, perceptron_rule, update_cost
 
 RULES = (
-    UpdateRule(name="SGD, momentum", flop=4, state_bytes=4, moved_bytes=20),
-    UpdateRule(name="Adam", flop=14, state_bytes=8, moved_bytes=28),
+    SGD_MOMENTUM,
+    ADAM,
     UpdateRule(name="Adafactor", flop=12, state_bytes=0.02, moved_bytes=16),
     perceptron_rule("learned, 2 layers of 32", 39, 32, 2, 5),
     perceptron_rule("learned, 1 layer of 4", 39, 4, 1, 5),
@@ -35,7 +36,7 @@ class LearnedOptimizer(TrainingMethod):
     reference: ClassVar[str] = "Practical tradeoffs in learned optimizers, arXiv 2203.11860"
     options: ClassVar[dict[str, tuple[float, str]]] = {
         "batch": (8.0, "sequences of a step per device"),
-        "vector_share": (0.3, "share of the vector rate that small networks reach"),
+        "vector_share": (VECTOR_SHARE, "share of the vector rate that small networks reach"),
         "memory_share": (0.8, "share of memory bandwidth that elementwise kernels reach"),
     }
 

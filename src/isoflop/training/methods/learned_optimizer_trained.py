@@ -21,26 +21,23 @@ from ..learned import (
     train_rule,
 )
 from ..method import MethodReport, Setting, TrainingMethod
-from ..update_rules import UpdateRule, perceptron_rule, update_cost
+from ..update import VECTOR_SHARE
+from ..update_rules import ADAM, SGD_MOMENTUM, perceptron_rule, update_cost
 
 RATES = {
     "SGD, momentum": (0.6, 1.0, 2.0, 3.0, 5.0), "Adam": (0.02, 0.04, 0.06, 0.1, 0.15),
     "Adam, cosine": (0.04, 0.06, 0.1, 0.15, 0.2),
 }  # fmt: skip
 """Rates tried on tasks apart from those that count; the best of each is inside its grid."""
-COSTS = {
-    "SGD, momentum": UpdateRule(name="SGD", flop=4, state_bytes=4, moved_bytes=20),
-    "Adam": UpdateRule(name="Adam", flop=14, state_bytes=8, moved_bytes=28),
-    "Adam, cosine": UpdateRule(name="Adam", flop=14, state_bytes=8, moved_bytes=28),
-}
+COSTS = {"SGD, momentum": SGD_MOMENTUM, "Adam": ADAM, "Adam, cosine": ADAM}
 TASKS, TUNING_TASKS = 128, 32
 """Tasks that judge, and that rates are tuned on."""
 TUNED_ON, JUDGED_ON = 1, 2
 """Seeds of the two sets."""
 LAST = 10
 """Steps whose mean is the final loss."""
-VECTOR_SHARE, MEMORY_SHARE = 0.3, 0.8
-"""Shares of the vector rate and of memory bandwidth that updates reach; estimates."""
+MEMORY_SHARE = 0.8
+"""Share of memory bandwidth that updates reach; estimate."""
 MOST_UPDATES = 2000
 """About half a minute on one core."""
 
