@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -220,3 +221,23 @@ def test_counts_have_suffixes(capsys):
         assert "not a whole number" in fails(
             capsys, "explain", "llama-3.1-8b", "--on", "l40s", "--context", text
         )
+
+
+def test_an_answer_is_the_same_in_every_run():
+    arguments = [
+        sys.executable,
+        "-m",
+        "isoflop",
+        "explain",
+        "deepseek-v3",
+        "--on",
+        "8xh200",
+        "--json",
+    ]
+    answers = {
+        subprocess.run(
+            arguments, capture_output=True, check=True, env=os.environ | {"PYTHONHASHSEED": seed}
+        ).stdout
+        for seed in ("0", "1", "2")
+    }
+    assert len(answers) == 1

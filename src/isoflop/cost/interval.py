@@ -57,7 +57,7 @@ def step_sigma(
     far = not timer.own_family and timer.device.family not in engine.kernel_scale
     variance = np.full(np.shape(total), engine.sigma**2 + far * FAR_SIGMA**2)
     kinds = ["sparse" if is_sparse(op) else op.kind for op in operators]
-    for kind in set(kinds):
+    for kind in dict.fromkeys(kinds):  # in order, so that the sum is the same in every run
         rows = [i for i, k in enumerate(kinds) if k == kind]
         share = times[rows].sum(axis=0) / np.maximum(total, 1e-30)
         variance = variance + (share * timer.sigma(kind)) ** 2
