@@ -241,3 +241,8 @@ def test_an_answer_is_the_same_in_every_run():
         for seed in ("0", "1", "2")
     }
     assert len(answers) == 1
+
+
+def test_a_word_too_many_is_named_with_the_help_to_read(capsys):
+    shown = fails(capsys, "explain", "llama-3.1-8b", "extra", "--on", "h100-sxm")
+    assert shown == "isoflop: The command takes no 'extra' here. See `isoflop explain --help`.\n"

@@ -132,7 +132,8 @@ def _run(arguments: list[str]) -> None:
     try:
         _app()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        _fail(f"{_plain(error)} See `isoflop --help`.")
+        command = " ".join(["isoflop", *(error.command_chain or ())])
+        _fail(f"{_plain(error)} See `{command} --help`.")
 
 
 def _app() -> App:
@@ -149,6 +150,11 @@ def _app() -> App:
 
 
 def _plain(error: CycloptsError) -> str:
+    from cyclopts import UnusedCliTokensError
+
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        words = ", ".join(f"'{token}'" for token in error.unused_tokens)
+        return f"The command takes no {words} here."
     text = " ".join(str(error).split())
     return text if text.endswith((".", "!", "?")) else text + "."
 
