@@ -1,10 +1,11 @@
 """How well training steps and memory are predicted, and whether the fastest plan is chosen.
 
-    python -m benchmarks.training_accuracy [--data ../shared/data] [--cross] [--groups]
+    python -m benchmarks.training_accuracy [--data ../shared/data] [--cross] [--groups] [--sources]
 
-`--groups` prints every group of plans in measured order beside the predicted one. `--cross` refits
-each device family without a publisher at all and predicts its rows: the error to expect of a source
-nobody has seen. It takes some minutes of CPU.
+`--sources` prints errors by source, the table of docs/training.md. `--groups` prints every group of
+plans in measured order beside the predicted one. `--cross` refits each device family without a
+publisher at all and predicts its rows: the error to expect of a source nobody has seen. It takes
+some minutes of CPU.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from attrs import evolve
 from tools.calibrate_training import FITTED, TIMED, fit_family, log_errors, publisher
 
 from isoflop.evidence.case import Case, Prediction
@@ -26,6 +28,9 @@ from isoflop.training.plan import Plans
 
 APART = (0.03, 0.1)
 """How far apart pairs are whose order is counted, beside all that are not ties."""
+LAUNCH_SCATTER, DRAWS = 0.14, 20
+"""Standard deviation of log time of traced layers that wait for launches, as measured here, and how
+often it is drawn."""
 ROWS_PER_SOURCE = 12
 """Rows of a source that one refit reads, evenly spaced: no table outvotes the others."""
 
@@ -75,24 +80,60 @@ def apart_tau(groups: list[RankedPlans], ratio: float) -> float:
     return float(np.average([t for t, _ in found], weights=pairs)) if sum(pairs) else float("nan")
 
 
-def traced_layers(cases: list[Case]) -> None:
-    """Of the table of composed steps, the traced layers it is made of and their own scatter."""
-    layers: dict[tuple[int, int, int], list[tuple[int, float]]] = defaultdict(list)
-    for c in cases:
-        q = question(c)
-        p = q.plans[0]
-        if q.recipe.traced and p.pipeline == 1 and p.data == (2 if p.tensor == 1 else 1):
-            key = q.job.model.hidden, p.tensor, p.micro_batch
-            if q.job.global_batch == 2 * p.micro_batch * p.data:
-                layers[key].append((q.job.model.depth, c.measured / 2))
-    each = {k: float(np.polyfit(*np.array(v).T, deg=1)[0]) for k, v in layers.items()}
+def traced_layers(predictions: list[Prediction]) -> None:
+    """Of the table of composed steps, the traced layers it is made of, their scatter, and what that
+    leaves of the order of plans to a model that is right in the mean."""
+    steps = [p for p in predictions if question(p.case).recipe.traced and p.predicted]
+    lines = layer_lines(steps)
+    if not lines:
+        return
     # Narrow layers over many ranks wait for launches alone, of which all have as many.
-    waiting = np.array([s for (h, t, m), s in each.items() if h == 1024 and t > 1 and m < 8])
-    if len(waiting):
-        print(f"one node: {sum(question(c).recipe.traced for c in cases)} steps composed of "
-              f"{len(each)} traced layers; {len(waiting)} that wait for launches alone took "
-              f"{waiting.min() * 1e3:.2f} to {waiting.max() * 1e3:.2f} ms, "
-              f"{waiting.std() / waiting.mean():.0%} apart")  # fmt: skip
+    waiting = [k for k in lines if k[0] == 1024 and k[1] > 1 and k[2] < 8]
+    seconds = np.array([lines[k][0, 0] / 2.0 for k in waiting])
+    print(f"one node: {len(steps)} steps composed of {len(lines)} traced layers; {len(waiting)} "
+          f"that wait for launches alone took {seconds.min() * 1e3:.2f} to "
+          f"{seconds.max() * 1e3:.2f} ms, {seconds.std() / seconds.mean():.0%} apart")  # fmt: skip
+    slowest = max(lines[k][0, 1] for k in waiting)
+    apart = {k for k, line in lines.items() if line[0, 1] <= slowest}
+    taus, chosen = [], []
+    rng = np.random.default_rng(0)
+    for _ in range(DRAWS):
+        factor = {k: float(np.exp(rng.normal(0.0, LAUNCH_SCATTER))) for k in sorted(apart)}
+        groups = [
+            g for g in rank_plans([scattered(p, lines, factor) for p in steps]) if g.plans > 2
+        ]
+        taus.append(np.average([g.tau for g in groups], weights=[g.pairs for g in groups]))
+        chosen.append(np.mean([g.regret <= 0.03 for g in groups]))
+    print(f"  were every prediction the true mean and {LAUNCH_SCATTER:.0%} the scatter of the "
+          f"{len(apart)} layers that take no longer: tau {np.mean(taus):.2f} "
+          f"(+-{np.std(taus):.2f}), chosen within 3%: {np.mean(chosen):.0%} "
+          f"(+-{np.std(chosen):.0%}), {DRAWS} draws")  # fmt: skip
+
+
+def layer_lines(steps: list[Prediction]) -> dict[tuple[int, int, int], np.ndarray]:
+    """Seconds of two micro-batches by depth, for each traced layer: slope and rest, measured and
+    predicted; shape (2, 2)."""
+    points: dict[tuple[int, int, int], list[tuple[float, float, float]]] = defaultdict(list)
+    for p in steps:
+        job, plan = question(p.case).job, question(p.case).plans[0]
+        twice = job.global_batch == 2 * plan.micro_batch * plan.data
+        if twice and plan.pipeline == 1 and plan.data == (2 if plan.tensor == 1 else 1):
+            points[layer_of(p)].append((job.model.depth, p.case.measured, p.predicted or 0.0))
+    return {k: np.polyfit(np.array(v)[:, 0], np.array(v)[:, 1:], deg=1) for k, v in points.items()}
+
+
+def scattered(p: Prediction, lines: dict, factor: dict[tuple[int, int, int], float]) -> Prediction:
+    """The prediction taken for measured, with its layers' share of the step times their factor."""
+    line = lines[layer_of(p)]
+    layers = line[0, 1] * question(p.case).job.model.depth
+    moved = 1.0 + (factor.get(layer_of(p), 1.0) - 1.0) * layers / (layers + line[1, 1])
+    return evolve(p, case=evolve(p.case, measured=(p.predicted or 0.0) * moved))
+
+
+def layer_of(p: Prediction) -> tuple[int, int, int]:
+    """Width, tensor degree and micro-batch: which traced layer a composed step repeats."""
+    q = question(p.case)
+    return q.job.model.hidden, q.plans[0].tensor, q.plans[0].micro_batch
 
 
 def memory(predictions: list[Prediction]) -> None:
@@ -147,7 +188,73 @@ def crossed(cases: list[Case]) -> None:
           f"mean over publishers and families {each:.1%}")  # fmt: skip
 
 
-def report(data: Path, cross: bool = False, groups: bool = False) -> None:
+NAMES = {
+    "Korthikanti abstract": "Korthikanti 2022",
+    "Megatron-LM README model_table": "Megatron-LM 2024",
+    "Megatron-LM README cases_april2021": "Narayanan 2021, table 1",
+    "Megatron-LM SC21": "Narayanan 2021, table 2",
+    "Megatron-LM images/tables.tex": "Megatron-LM 2020",
+    "Megatron-Bridge performance-summary-archive.md ": "NVIDIA Megatron-Bridge tables ",
+    'llm-foundry benchmarking/README.md "A100 40GB': "llm-foundry A100 40GB",
+    'llm-foundry benchmarking/README.md "A100 80GB': "llm-foundry A100 80GB",
+    'llm-foundry benchmarking/README.md "H100 80GB BF16"': "llm-foundry H100 80GB BF16",
+    'llm-foundry benchmarking/README.md "H100 80GB BF16 (':
+        "llm-foundry H100 80GB BF16, 128 GPUs and more",
+    'llm-foundry benchmarking/README.md "H100 80GB FP8': "llm-foundry H100 80GB FP8",
+    "torchtitan docs/performance.md": "torchtitan, April 2024",
+    "torchtitan benchmarks/llama3_h100_202412": "torchtitan, December 2024",
+    "vTrain MICRO24": "vTrain, 64 to 512 A100",
+    "vTrain ground_truth_single": "vTrain, one node",
+    "SimuMax": "SimuMax, B200",
+}  # fmt: skip
+"""Names of sources in docs/training.md, by how the data calls them."""
+
+
+def named(source: str) -> str:
+    """The short name of a source; its own where none is known."""
+    known = [k for k in NAMES if source.startswith(k)]
+    if not known:
+        return source
+    name = NAMES[max(known, key=len)]
+    return name + source.split()[2].split("@")[0] if name.endswith(" ") else name
+
+
+def baseline(rows: list[Prediction]) -> float:
+    """Mean error of one constant for each metric, as `isoflop validate` counts it."""
+    errors = []
+    for metric in sorted({p.case.metric for p in rows}):
+        mine = [p for p in rows if p.case.metric == metric]
+        ratio = np.array([p.case.measured / p.naive for p in mine])
+        errors += list(np.abs(np.median(ratio) / ratio - 1.0))
+    return float(np.mean(errors))
+
+
+def by_source(predictions: list[Prediction]) -> None:
+    """The table of docs/training.md: errors of time and memory by source, in Markdown."""
+    groups: dict[tuple[str, str, str], list[Prediction]] = defaultdict(list)
+    for p in predictions:
+        if p.predicted:
+            what = "memory" if p.case.metric == "training_memory_bytes" else "time"
+            groups[p.case.role, what, named(p.case.source)].append(p)
+            groups[p.case.role, what, f"**all {p.case.role}**"].append(p)
+    print("| what | source | role | rows | mean error | median | bias | in the 90% interval | "
+          "baseline |\n|---|---|---|---:|---:|---:|---:|---:|---:|")  # fmt: skip
+    order = sorted(groups, key=lambda k: (k[2].startswith("*"), k[1] == "memory", k[0], k[2]))
+    for role, what, name in order:
+        rows = groups[role, what, name]
+        if what == "memory" and name.startswith("*"):
+            continue
+        inverse = np.array([p.case.metric not in ("step_s", "training_memory_bytes") for p in rows])
+        ratio = np.array([p.predicted / p.case.measured for p in rows])  # type: ignore[operator]
+        error = np.where(inverse, 1.0 / ratio, ratio) - 1.0
+        inside = np.mean([p.low <= p.case.measured <= p.high for p in rows])  # type: ignore[operator]
+        single = name.startswith("*") or len(rows) < 2
+        print(f"| {what} | {name} | {role} | {len(rows)} | {np.abs(error).mean():.1%} | "
+              f"{np.median(np.abs(error)):.1%} | {error.mean():+.1%} | {inside:.0%} | "
+              f"{'-' if single else f'{baseline(rows):.1%}'} |")  # fmt: skip
+
+
+def report(data: Path, cross: bool = False, groups: bool = False, sources: bool = False) -> None:
     """Print the tables, or say that the measured data is absent."""
     if not (data / "training").exists():
         print("training accuracy: the measured data is not beside this checkout; skipped")
@@ -155,8 +262,10 @@ def report(data: Path, cross: bool = False, groups: bool = False) -> None:
     cases = read(data)
     predictions = predict_training(cases)
     ranking(predictions, groups)
-    traced_layers(cases)
+    traced_layers(predictions)
     memory(predictions)
+    if sources:
+        by_source(predictions)
     if cross:
         crossed(cases)
 
@@ -167,8 +276,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cross", action="store_true")
     parser.add_argument("--groups", action="store_true")
+    parser.add_argument("--sources", action="store_true")
     args = parser.parse_args()
-    report(args.data, args.cross, args.groups)
+    report(args.data, args.cross, args.groups, args.sources)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_sources_never_fitted(predictions):
     error = errors(predictions, "check")
     assert len(error) > 300
     assert np.median(error) <= 0.06
-    assert error.mean() <= 0.1
+    assert error.mean() <= 0.08
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_peak_memory(predictions):
     ])  # fmt: skip
     assert len(ratio) == 27
     assert np.abs(ratio - 1).mean() <= 0.03
-    assert np.abs(ratio - 1).max() <= 0.12
+    assert np.abs(ratio - 1).max() <= 0.10
 
 
 def test_measured_runs_are_predicted_to_fit(predictions):
@@ -154,9 +154,13 @@ def test_an_unpadded_vocabulary_slows_the_head():
 
 
 def test_single_node_table():
-    cases = read_cases(data("training/vtrain_single_node.csv"))
-    items = predict_cases(cases[::7])
+    items = predict_cases(read_cases(data("training/vtrain_single_node.csv")))
     error = np.array([abs(p.predicted / p.case.measured - 1) for p in items])
-    assert error.mean() <= 0.08
-    assert np.median(error) <= 0.05
-    assert summarise(items).rows()[0]["baseline_mean_abs_pct"] > 50
+    assert error.mean() <= 0.06
+    assert np.median(error) <= 0.04
+    assert summarise(items[::7]).rows()[0]["baseline_mean_abs_pct"] > 50
+    groups = [g for g in rank_plans(items) if g.plans > 2]
+    assert len(groups) == 136
+    assert np.average([g.tau for g in groups], weights=[g.pairs for g in groups]) >= 0.85
+    # Where a launch-bound layer was traced 14% off its like, no model finds the fastest plan.
+    assert np.mean([g.regret <= 0.03 for g in groups]) > 0.6

@@ -61,6 +61,9 @@ class TrainingCalibration:
         launches are not captured; hidden while the device is slower.
     launch_traced : float
         The same under a profiler that records every launch.
+    skew_traced : float
+        Share of a layer's compute that its tensor-parallel collectives wait, under such a profiler,
+        for the slowest of their ranks.
     step : float
         Host and input seconds per step.
     straggler : float
@@ -94,6 +97,7 @@ class TrainingCalibration:
     contention: float = 0.1
     launch: float = 2e-5
     launch_traced: float = 1e-4
+    skew_traced: float = 0.1
     step: float = 2e-3
     straggler: float = 0.005
     sigma: float = 0.1

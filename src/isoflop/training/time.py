@@ -150,9 +150,9 @@ class Pricing:
         context = self._context()
         experts = self._experts()
         rounds = 2.0 + self.whole
-        inside = tensor * rounds, context * rounds, experts * rounds
-        hidden = sum(inside)
         compute = forward + dgrad + wgrad + again
+        inside = tensor * rounds + self._skew(compute), context * rounds, experts * rounds
+        hidden = sum(inside)
         idle = self._idle(compute if self.r.traced else compute + hidden)
         weights_f, weights_b = self._gathered(forward + hidden / rounds, dgrad + wgrad + again)
         weights = weights_f + weights_b
@@ -295,6 +295,12 @@ class Pricing:
             rest = self.cal.overlap_rest
             time = np.maximum(time - compute * (1 - rest), time * rest)
         return time
+
+    def _skew(self, compute: Array) -> Array | float:
+        """Seconds per layer that traced collectives wait for the slowest of their ranks."""
+        if not self.r.traced:
+            return 0.0
+        return np.where(self.plans.tensor > 1, self.cal.skew_traced * compute, 0.0)
 
     def _context(self) -> Array:
         """Seconds per layer and pass that the exchange of the recipe leaves exposed."""
