@@ -12,7 +12,7 @@ from isoflop.training.calibration import load_training
 from isoflop.training.fleet import slow_clock
 from isoflop.training.goodput import goodput
 from isoflop.training.plan import Plans, Recipe, TrainingJob, TrainingPlan
-from isoflop.training.time import StepPricer
+from isoflop.training.time import Pricing, StepPricer
 from isoflop.training.utilization import step_flop
 
 
@@ -187,3 +187,51 @@ def test_zero_3_without_look_ahead_slows_down_with_the_ranks():
     late = parts(job(), *plans, look_ahead=False, overlap_data=False)
     assert np.all(late.seconds > quick.seconds)
     assert late.parts["weights"][1] > 1.5 * late.parts["weights"][0] / 8.0
+
+
+def test_gradients_are_added_up_as_they_are_held():
+    """Two bytes more of each, read and written by every micro-batch."""
+    plan = TrainingPlan(tensor=8, pipeline=8, data=8, micro_batch=1)
+    device, _, cluster = load_fleet("512xdgx-h100")
+    backward, held = [], []
+    for width in (2.0, 4.0):
+        recipe = Recipe(gradient_bytes=width, exchange="fp32")
+        pricer = StepPricer(job=job(), recipe=recipe, device=device, cluster=cluster)
+        pricing = Pricing(pricer, Plans.of([plan]))
+        step = pricing.run()
+        backward.append(step.parts["backward"][0])
+        held.append(sum(pricing.held)[0])
+    assert held[0] == held[1] > 2e9
+    slow = 1.0 + pricing.cal.straggler * np.log2(512 / 8)
+    moved = 64 * 4.0 * held[0] / (0.85 * device.memory.bandwidth_bytes_per_s)
+    assert backward[1] - backward[0] == pytest.approx(slow * moved)
+
+
+def test_a_vocabulary_over_tensor_ranks_reduces_as_much_as_a_layer():
+    device, _, cluster = load_fleet("512xdgx-h100")
+    plans = [TrainingPlan(tensor=t, data=512 // t) for t in (1, 8)]
+    pricer = StepPricer(job=job(), recipe=Recipe(), device=device, cluster=cluster)
+    pricing = Pricing(pricer, Plans.of(plans))
+    pricing.run()
+    head, layer = pricing._head_collectives(), 1.0 * pricing._tensor()
+    assert head[0] == layer[0] == 0.0
+    # Beyond a layer's four reductions, six rounds of one number per token.
+    assert layer[1] < head[1] < 1.5 * layer[1]
+
+
+def test_traced_collectives_wait_for_compute():
+    """Only under a profiler, and only where ranks split tensors."""
+    device, _, cluster = load_fleet("1xdgx-a100")
+    j = job("gpt3-175b", 8)
+    for tensor, waits in ((1, False), (8, True)):
+        plan = TrainingPlan(tensor=tensor, data=8 // tensor, micro_batch=1)
+        step = []
+        for skew in (0.0, 0.2):
+            cal = evolve(load_training("ampere")[0], skew_traced=skew)
+            pricer = StepPricer(job=j, recipe=Recipe(traced=True), device=device, cluster=cluster,
+                                calibration=cal)  # fmt: skip
+            step.append(pricer.price(Plans.of([plan])).parts)
+        compute = sum(step[0][k][0] for k in ("forward", "backward", "recompute"))
+        more = step[1]["tensor"][0] - step[0]["tensor"][0]
+        # Layers alone wait: the head's own compute stands beside them.
+        assert (0.15 * compute < more <= 0.2 * compute) if waits else more == 0.0

@@ -38,7 +38,7 @@ from .offload import outlasting_s
 from .plan import SCHEDULES, Plans, Recipe, TrainingJob
 from .rings import LAUNCH_S, Rings
 from .stages import layers_at, uneven
-from .update import compression_s, least_optimizer_s, optimizer_s
+from .update import OPTIMIZER_BANDWIDTH_SHARE, compression_s, least_optimizer_s, optimizer_s
 
 PARTS = (
     "forward", "backward", "recompute", "tensor", "context", "experts", "weights", "offload",
@@ -163,6 +163,7 @@ class Pricing:
         away = away_f + away_b
         head = self.columns["head_f"] + self.columns["head_b"] + self.columns["embedding"]
         head = head * self._gemm_factor(16)
+        head = head + self._head_collectives()
         head = head + self._waiting(head, HEAD_KERNELS * 3.0)
         layer = forward + dgrad + wgrad + again + hidden + weights + away + idle
         middle = self.layers * layer
@@ -234,7 +235,7 @@ class Pricing:
         d = d + c.stream * c.stream_backward * k["cast_d"]
         trained = 0.0 if self.r.adapters else 1.0
         w = gemm * k["gemm_w"] + c.experts * gemm * k["experts_w"] + c.scan * k["scan_w"]
-        w = trained * w
+        w = trained * (w + self._accumulation())
         core = attention * k["core"]
         recompute = self.plans.recompute
         second = (
@@ -249,6 +250,19 @@ class Pricing:
         again = again + gemm * k["again_gemm"] + stream * k["again_stream"]
         again = self.whole * f + (1.0 - self.whole) * again
         return f, d, w, again
+
+    def _accumulation(self) -> Array:
+        """Seconds per layer in which a micro-batch's weight gradients are added up.
+
+        They are read and written as they are held, beyond the 16 bits that their product writes;
+        under ZeRO-3 they are copied to where the reduction sends them from, whose own traffic runs
+        beside compute.
+        """
+        width = self.r.gradient_bytes
+        moved = np.where(self.plans.zero == 3, 2.0 + width, 2.0 * width - 2.0)
+        dense, experts = self.held
+        speed = OPTIMIZER_BANDWIDTH_SHARE * self.device.memory.bandwidth_bytes_per_s
+        return moved * (dense + experts) / self.layers / speed
 
     def _idle(self, busy: Array) -> Array:
         """Seconds per layer that the device waits for launches; collectives queue like kernels.
@@ -295,6 +309,13 @@ class Pricing:
             rest = self.cal.overlap_rest
             time = np.maximum(time - compute * (1 - rest), time * rest)
         return time
+
+    def _head_collectives(self) -> Array:
+        """Seconds of the all-reduces that a vocabulary over tensor ranks takes: the embedding's
+        output, the gradient of the head's input; of the loss the largest logit, sum and target."""
+        tp = self.plans.tensor
+        wide = self.rings.ring(2.0 * self.tokens * self.shape.hidden, tp, np.ones_like(tp), 4.0)
+        return wide + self.rings.ring(4.0 * self.tokens, tp, np.ones_like(tp), 6.0)
 
     def _skew(self, compute: Array) -> Array | float:
         """Seconds per layer that traced collectives wait for the slowest of their ranks."""
