@@ -145,12 +145,12 @@ def _feed_forward(kept: dict[str, float], hidden: int, f: FeedForward, recipe: R
     mask, narrow = (1.0 if recipe.dropout else 0.0), input_bytes(recipe)
     again = recipe.recompute_modules
     if f.kind != "moe":
-        gates = 2.0 if f.kind == "gated" else 1.0
+        gates = _kept_outputs(f.kind, recipe)
         kept["whole"] += (0.0 if "layernorm" in again else narrow * hidden) + mask * hidden
         if "mlp" not in again:
             kept["sharded"] += (2.0 * gates + narrow) * f.inner
         return
-    gates = 2.0 if f.expert_kind == "gated" else 1.0
+    gates = _kept_outputs(f.expert_kind, recipe)
     # The router reads the norm's output in 16 bits.
     kept["whole"] += 2.0 * hidden + 4.0 * f.experts
     if "shared_experts" not in again:
@@ -160,6 +160,16 @@ def _feed_forward(kept: dict[str, float], hidden: int, f: FeedForward, recipe: R
     kept["sent"] = copies * (narrow + 2.0) * (f.latent or hidden)
     act = 0.0 if "moe_act" in again else narrow
     kept["routed"] = copies * (2.0 * gates + act) * f.inner
+
+
+def _kept_outputs(kind: str, recipe: Recipe) -> float:
+    """Outputs of a feed-forward's products that are kept, counting an activated gate as another.
+
+    Unfused, the gate's activation is kept for the product beside it.
+    """
+    if kind != "gated":
+        return 1.0
+    return 2.0 if recipe.compiled else 3.0
 
 
 def _second(hidden: int, m: Mixer, f: FeedForward, recipe: Recipe) -> float:
