@@ -21,7 +21,13 @@ from ..cost.features import Array
 from ..hardware import Accelerator, Cluster, Host
 from ..units import show_bytes
 from .activations import away_bytes
-from .memory import gradients_leave, micro_batches, stage_layers, stage_parameters, usable_host_bytes
+from .memory import (
+    gradients_leave,
+    micro_batches,
+    stage_layers,
+    stage_parameters,
+    usable_host_bytes,
+)
 from .plan import OFFLOAD, Plans, Recipe, TrainingJob
 from .stages import in_flight_at
 
