@@ -178,7 +178,9 @@ def test_python_m_isoflop_is_the_command():
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("kind", ["accelerators", "clusters", "formats", "models", "runs"])
+@pytest.mark.parametrize(
+    "kind", ["accelerators", "clusters", "formats", "limits", "models", "runs"]
+)
 def test_catalog_lists_cut_no_number(capsys, kind):
     main(["catalog", "list", kind])
     assert "…" not in capsys.readouterr().out

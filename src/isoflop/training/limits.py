@@ -94,6 +94,8 @@ class Limit:
         Sizes that ran, and that ran out of memory, as the source says.
     largest : bool
         Whether the source calls the last of `fits` the largest that ran.
+    unstated : bool
+        Whether the source does not say that `fails` failed: a result is missing that was asked for.
     host_memory_bytes : float
         Host memory there is for each device; 0: not stated, and not judged.
     assumed : str
@@ -113,6 +115,7 @@ class Limit:
     fits: tuple[float, ...] = ()
     fails: tuple[float, ...] = ()
     largest: bool = False
+    unstated: bool = False
     host_memory_bytes: float = 0.0
     assumed: str = ""
     note: str = ""
@@ -151,7 +154,8 @@ class Verdict:
     Attributes
     ----------
     ran : bool
-        As published; `implied` where a failure follows from "the largest" alone.
+        As published; `implied` where a failure is not stated: it follows from "the largest", or
+        a result is missing.
     needed_bytes, usable_bytes : float
         Of the place that is short, or of the device.
     place : {"device", "host memory"}
@@ -209,7 +213,7 @@ class Tally:
     ----------
     ran, failed, implied : (int, int)
         Verdicts met, and how many there are: of sizes that ran, that the source says did not, and
-        that follow from "the largest".
+        whose failure is implied.
     ratio : float
         Median of predicted over published largest size; nan where no largest is named.
     textbook_ran, textbook_failed, textbook_implied, textbook_ratio
@@ -320,7 +324,7 @@ def _sizes(limit: Limit) -> Iterator[tuple[float, bool, bool]]:
     for size in limit.fits:
         yield size, True, False
     for size in limit.fails:
-        yield size, False, False
+        yield size, False, limit.unstated
     if limit.largest and not limit.fails:
         yield IMPLIED * max(limit.fits), False, True
 
