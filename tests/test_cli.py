@@ -51,7 +51,7 @@ def test_help_of_a_command_imports_nothing_heavy(command):
     assert {m for m in modules if m.startswith("isoflop.")} <= {
         "isoflop.cli", "isoflop.errors", "isoflop.commands", "isoflop.commands._help",
         "isoflop.commands._traffic", "isoflop.commands._training", "isoflop.commands._options",
-        "isoflop.commands.recompute",
+        "isoflop.commands.limits", "isoflop.commands.recompute",
         f"isoflop.commands.{command}",
     }  # fmt: skip
 
