@@ -237,6 +237,26 @@ def whole_layer_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
     return tokens * (whole + (s.sharded + keys) / tp + _routed(s.sent, s.routed, plans))
 
 
+def backward_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
+    """Gradients that live at once where the widest feed-forward runs backward.
+
+    Of its activation and of the one or two outputs it was made from, in 16 bits.
+    """
+    tp = plans.tensor.astype(float)
+    tokens = plans.micro_batch * job.sequence_tokens / plans.context
+    most = np.zeros(len(plans))
+    for f in (g.ffn for g in job.model.layers):
+        routed = f.kind == "moe"
+        gated = (f.expert_kind if routed else f.kind) == "gated"
+        values = (3.0 if gated else 2.0) * f.inner
+        if routed:
+            inside = values * f.experts_per_token * recipe.imbalance
+            most = np.maximum(most, _routed(0.0, inside, plans))
+        else:
+            most = np.maximum(most, values / tp)
+    return 2.0 * tokens * most
+
+
 def activation_modules(job: TrainingJob, recipe: Recipe, plan: Plans) -> list[dict[str, float]]:
     """Bytes that one layer of each kind keeps per micro-batch, by module, under one plan.
 

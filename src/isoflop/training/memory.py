@@ -20,6 +20,7 @@ from .activations import (
     ALTERNATE,
     FULL,
     LayerShape,
+    backward_bytes,
     kept_bytes,
     layer_shape,
     stage_activation_bytes,
@@ -109,6 +110,7 @@ def memory_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Ar
     # Gathered keys and values are gone by the time of the loss.
     held = logit_bytes(job, recipe, plans, count) - gathered_keys_bytes(job, recipe, plans)
     parts["logits"] = np.maximum(0.0, held - fewer * each)
+    parts["transient"] = parts["transient"] + _beyond_logits(job, recipe, plans, parts["logits"])
     own = uneven(plans)
     if own.any():
         worst = _uneven_parts(job, recipe, plans.take(own))
@@ -149,6 +151,7 @@ def fewest_layers(
     one = evolve(plans, offload_layers=ones) if away else evolve(plans, full_layers=ones)
     parts = memory_parts(job, recipe, one)
     standing = total_bytes(parts) - parts["activations"] - parts["logits"]
+    standing = standing - _beyond_logits(job, recipe, plans, parts["logits"])
     count = micro_batches(job, plans)
     layers = stage_layers(job, recipe, plans)
     kept, inputs = kept_bytes(job, recipe, plans)
@@ -157,7 +160,8 @@ def fewest_layers(
     last = in_flight_at(plans, count, plans.pipeline - 1)
     fewest = np.ones(len(plans))
     logits = logit_bytes(job, recipe, plans, count) - gathered_keys_bytes(job, recipe, plans)
-    for flying, more in ((first, 0.0), (last, np.maximum(logits, 0.0))):
+    within = backward_bytes(job, recipe, plans)
+    for flying, more in ((first, within), (last, np.maximum(logits, within))):
         over = standing + more + flying * layers * kept - available
         with np.errstate(divide="ignore", invalid="ignore"):
             need = np.ceil(over / (flying * (kept - inputs)) - 1e-9)
@@ -196,7 +200,13 @@ def stage_parts(
     last = (stage == plans.pipeline - 1) | ((plans.schedule == DUALPIPE) & (stage == 0))
     logits = logit_bytes(job, recipe, plans, count) - gathered_keys_bytes(job, recipe, plans)
     parts["logits"] = np.where(last, np.maximum(logits, 0.0), 0.0)
+    parts["transient"] = parts["transient"] + _beyond_logits(job, recipe, plans, parts["logits"])
     return parts
+
+
+def _beyond_logits(job: TrainingJob, recipe: Recipe, plans: Plans, logits: Array) -> Array:
+    """What gradients inside a feed-forward take beyond logits, which are gone by then."""
+    return np.maximum(backward_bytes(job, recipe, plans) - logits, 0.0)
 
 
 def _uneven_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Array]:
