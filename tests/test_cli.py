@@ -51,7 +51,7 @@ def test_help_of_a_command_imports_nothing_heavy(command):
     assert {m for m in modules if m.startswith("isoflop.")} <= {
         "isoflop.cli", "isoflop.errors", "isoflop.commands", "isoflop.commands._help",
         "isoflop.commands._traffic", "isoflop.commands._training", "isoflop.commands._options",
-        "isoflop.commands.recompute",
+        "isoflop.commands.limits", "isoflop.commands.recompute",
         f"isoflop.commands.{command}",
     }  # fmt: skip
 
@@ -178,7 +178,9 @@ def test_python_m_isoflop_is_the_command():
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("kind", ["accelerators", "clusters", "formats", "models", "runs"])
+@pytest.mark.parametrize(
+    "kind", ["accelerators", "clusters", "formats", "limits", "models", "runs"]
+)
 def test_catalog_lists_cut_no_number(capsys, kind):
     main(["catalog", "list", kind])
     assert "…" not in capsys.readouterr().out

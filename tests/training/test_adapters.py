@@ -28,7 +28,7 @@ def test_adapters_save_a_third_of_the_flop_and_all_state():
 def test_a_model_that_does_not_fit_is_told_what_is_left_to_try(capsys):
     tried = ["--offload", "cpu", "--optimizer", "adam8bit"]
     with pytest.raises(SystemExit) as stop:
-        main(["plan", "llama-3.1-8b", "--on", "rtx-4090", *tried])
+        main(["plan", "qwen2.5-14b", "--on", "rtx-4090", *tried])
     assert stop.value.code == 2
     text = capsys.readouterr().err
     assert "--adapters" in text

@@ -131,9 +131,9 @@ def test_chosen_swap_is_the_minimum(x):
 def test_states_away_reach_the_published_rate_at_a_trillion_parameters():
     rows = run("zero-infinity", "megatron-1008b", "512xdgx-2", 1024).rows()
     by = {(r["state"], r["weights"]): r for r in rows}
-    # 49 TFLOP/s a V100 are published for states on the CPU, the FLOP it counts not stated.
+    # 49 TFLOP/s a V100 are published for states on the CPU, neither batch nor the FLOP it counts.
     on_cpu = by["cpu", "none"]
-    assert on_cpu["model_tflop"] == pytest.approx(49.0, rel=0.1)
+    assert on_cpu["model_tflop"] == pytest.approx(49.0, rel=0.2)
     assert on_cpu["model_tflop"] < on_cpu["hardware_tflop"]
     # Weights away too leave room for a larger micro-batch, and cost nothing that shows.
     assert by["cpu", "cpu"]["step_s"] < on_cpu["step_s"]

@@ -19,12 +19,14 @@ def _kinds() -> dict[str, type]:
     from ..formats import NumberFormat
     from ..hardware import Accelerator, Cluster
     from ..models import ModelSpec
+    from ..training.limits import PublishedLimits
     from ..training.published import PublishedRun
 
     return {
         "accelerators": Accelerator,
         "clusters": Cluster,
         "formats": NumberFormat,
+        "limits": PublishedLimits,
         "models": ModelSpec,
         "runs": PublishedRun,
     }
@@ -45,7 +47,7 @@ def list_entries(kind: str = "", *, json: _JSON = False) -> None:
     Parameters
     ----------
     kind
-        accelerators, clusters, formats, models or runs.
+        accelerators, clusters, formats, limits, models or runs.
     """
     from .. import catalog
     from ._output import console, print_json, table
@@ -96,6 +98,7 @@ def _summary(entry: object) -> dict[str, str]:
     from ..formats import NumberFormat
     from ..hardware import Accelerator, Cluster
     from ..models import ModelSpec
+    from ..training.limits import PublishedLimits
     from ..training.published import PublishedRun
     from ..units import show_bytes, show_count, show_flop_rate, show_rate
 
@@ -116,6 +119,10 @@ def _summary(entry: object) -> dict[str, str]:
             "id": entry.id, "name": entry.name, "bits": f"{entry.bits_per_value:.4g}",
             "role": entry.role,
         }  # fmt: skip
+    if isinstance(entry, PublishedLimits):
+        sizes = sum(len(limit.fits) + len(limit.fails) for limit in entry.limits)
+        return {"id": entry.id, "name": entry.name, "recipes": str(len(entry.limits)),
+                "sizes": str(sizes)}  # fmt: skip
     if isinstance(entry, PublishedRun):
         return {"id": entry.id, "name": entry.name, "plan": entry.plan, "figure": entry.figure}
     assert isinstance(entry, ModelSpec)
@@ -133,7 +140,7 @@ def show(kind: str, name: str, *, json: _JSON = False) -> None:
     Parameters
     ----------
     kind
-        accelerators, clusters, formats, models or runs.
+        accelerators, clusters, formats, limits, models or runs.
     name
         Its id or an alias; for models also a Hugging Face config.json.
     """
@@ -165,7 +172,7 @@ def check(path: Path | None = None) -> None:
     Parameters
     ----------
     path
-        A TOML file inside a folder named accelerators, clusters, formats, models or runs.
+        A TOML file inside a folder named accelerators, clusters, formats, limits, models or runs.
     """
     from .. import catalog
     from ..errors import CatalogError
@@ -212,7 +219,7 @@ def new(kind: str, name: str, *, copy_from: str, folder: Path = Path()) -> None:
     Parameters
     ----------
     kind
-        accelerators, clusters, formats, models or runs.
+        accelerators, clusters, formats, limits, models or runs.
     name
         Id of the new entry.
     copy_from

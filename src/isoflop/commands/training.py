@@ -8,10 +8,12 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from ._options import Count
+from .limits import limits
 from .recompute import recompute
 
 app = App(name="training", help="Pipeline schedules, failures and recomputation, one by one.")
 app.command(recompute)
+app.command(limits)
 Flag = Annotated[bool, Parameter(negative=())]
 
 

@@ -275,7 +275,7 @@ def _recipe(row: dict[str, str], device: Accelerator) -> Recipe:
             recipe, compiled="eager" not in note and "performance.md" not in source,
             older_attention=True,
             overlap_tensor="AsyncTP" in note, logit_bytes=TORCHTITAN_LOGIT_BYTES,
-            stage_buffers=True, context="all-gather", repeated_keys=True,
+            stage_buffers=True, context="all-gather", repeated_keys=True, gathered_inputs=True,
         )  # fmt: skip
     if "model_table" in source or "Bridge" in source:
         bridge = "Bridge" in source

@@ -31,7 +31,7 @@ from .plan import RECOMPUTE, Plans, Recipe, TrainingJob
 EAGER_NORM_BYTES = 3.0
 """Bytes per value that unfused norms keep besides their inputs; fitted on eager runs."""
 LAYER_PARTS = ("split", "experts", "replicated", "whole", "sharded", "sent", "routed", "scores",
-               "second")  # fmt: skip
+               "gathered", "second")  # fmt: skip
 SELECTIVE, ALTERNATE, FULL = (RECOMPUTE.index(k) for k in RECOMPUTE[1:])
 
 
@@ -50,6 +50,9 @@ class LayerShape:
         tensor parallelism, inputs and outputs of the routed experts, and inside of them.
     scores : float
         Bytes per token and key (unfused attention), split by tensor parallelism.
+    gathered : float
+        Bytes per token, counted in `whole`, of inputs that sequence parallelism gathers, where
+        products keep them gathered.
     second : float
         Bytes per token that alternate recomputation keeps, split by tensor parallelism: attention's
         output and half of the products' outputs.
@@ -71,6 +74,7 @@ class LayerShape:
     sent: float
     routed: float
     scores: float
+    gathered: float
     second: float
     largest: float
 
@@ -105,7 +109,7 @@ def layer_shape(model: ModelSpec, recipe: Recipe) -> LayerShape:
 
 def _activations(hidden: int, m: Mixer, f: FeedForward, recipe: Recipe) -> dict[str, float]:
     """Bytes per token of one layer, by what divides them, and per token and key."""
-    kept: dict[str, float] = dict.fromkeys(LAYER_PARTS[3:8], 0.0)
+    kept: dict[str, float] = dict.fromkeys(LAYER_PARTS[3:9], 0.0)
     eager = 0.0 if recipe.compiled else EAGER_NORM_BYTES * hidden
     # Inputs of the norms.
     kept["whole"] = eager + 2.0 * 2 * hidden if m.kind != "none" else 2.0 * hidden
@@ -121,13 +125,26 @@ def input_bytes(recipe: Recipe) -> float:
     return load_format(recipe.format).bytes_per_value if recipe.narrow_activations else 2.0
 
 
+def _keep_input(kept: dict[str, float], hidden: int, recipe: Recipe) -> None:
+    """Count the norm's output that the first products of half a layer read, and dropout's mask."""
+    read = 0.0 if "layernorm" in recipe.recompute_modules else input_bytes(recipe) * hidden
+    kept["whole"] += read + (hidden if recipe.dropout else 0.0)
+    if recipe.gathered_inputs:
+        kept["gathered"] += read
+
+
+def _spread(whole: float, gathered: float, plans: Plans) -> Array:
+    """Bytes per token of what sequence parallelism splits, but for inputs kept gathered."""
+    tp = plans.tensor.astype(float)
+    return np.where(plans.sequence_parallel, (whole - gathered) / tp + gathered, whole)
+
+
 def _attention(kept: dict[str, float], hidden: int, m: Mixer, recipe: Recipe) -> None:
-    mask, narrow = (1.0 if recipe.dropout else 0.0), input_bytes(recipe)
-    again = recipe.recompute_modules
+    narrow, again = input_bytes(recipe), recipe.recompute_modules
     v_dim = m.v_head_dim or m.head_dim
     kv = m.heads if m.kind in ("mla", "linear", "ssm") else m.kv_heads
     qk_dim = m.head_dim + (m.rope_dim if m.kind == "mla" else 0)
-    kept["whole"] += (0.0 if "layernorm" in again else narrow * hidden) + mask * hidden
+    _keep_input(kept, hidden, recipe)
     if m.kind == "mla":
         kept["whole"] += (2.0 + narrow) * (m.q_rank + m.kv_rank + m.rope_dim)
     if m.kind != "mla" or "mla_up_proj" not in again:
@@ -142,15 +159,14 @@ def _attention(kept: dict[str, float], hidden: int, m: Mixer, recipe: Recipe) ->
 
 
 def _feed_forward(kept: dict[str, float], hidden: int, f: FeedForward, recipe: Recipe) -> None:
-    mask, narrow = (1.0 if recipe.dropout else 0.0), input_bytes(recipe)
-    again = recipe.recompute_modules
+    narrow, again = input_bytes(recipe), recipe.recompute_modules
     if f.kind != "moe":
-        gates = 2.0 if f.kind == "gated" else 1.0
-        kept["whole"] += (0.0 if "layernorm" in again else narrow * hidden) + mask * hidden
+        gates = _kept_outputs(f.kind, recipe)
+        _keep_input(kept, hidden, recipe)
         if "mlp" not in again:
             kept["sharded"] += (2.0 * gates + narrow) * f.inner
         return
-    gates = 2.0 if f.expert_kind == "gated" else 1.0
+    gates = _kept_outputs(f.expert_kind, recipe)
     # The router reads the norm's output in 16 bits.
     kept["whole"] += 2.0 * hidden + 4.0 * f.experts
     if "shared_experts" not in again:
@@ -160,6 +176,16 @@ def _feed_forward(kept: dict[str, float], hidden: int, f: FeedForward, recipe: R
     kept["sent"] = copies * (narrow + 2.0) * (f.latent or hidden)
     act = 0.0 if "moe_act" in again else narrow
     kept["routed"] = copies * (2.0 * gates + act) * f.inner
+
+
+def _kept_outputs(kind: str, recipe: Recipe) -> float:
+    """Outputs of a feed-forward's products that are kept, counting an activated gate as another.
+
+    Unfused, the gate's activation is kept for the product beside it.
+    """
+    if kind != "gated":
+        return 1.0
+    return 2.0 if recipe.compiled else 3.0
 
 
 def _second(hidden: int, m: Mixer, f: FeedForward, recipe: Recipe) -> float:
@@ -180,7 +206,7 @@ def kept_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> tuple[Array, A
     s = layer_shape(job.model, recipe)
     tokens = plans.micro_batch * job.sequence_tokens / plans.context
     tp = plans.tensor.astype(float)
-    whole = s.whole / np.where(plans.sequence_parallel, tp, 1.0)
+    whole = _spread(s.whole, s.gathered, plans)
     keys = np.where(plans.recompute == SELECTIVE, 0.0, s.scores * job.sequence_tokens)
     routed = _routed(s.sent, s.routed, plans)
     kept = whole + s.sharded / tp + keys / tp + routed
@@ -205,10 +231,30 @@ def whole_layer_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
     """Bytes one whole layer holds while it is computed again."""
     s = layer_shape(job.model, recipe)
     tp = plans.tensor.astype(float)
-    whole = s.whole / np.where(plans.sequence_parallel, tp, 1.0)
+    whole = _spread(s.whole, s.gathered, plans)
     tokens = plans.micro_batch * job.sequence_tokens / plans.context
     keys = s.scores * job.sequence_tokens
     return tokens * (whole + (s.sharded + keys) / tp + _routed(s.sent, s.routed, plans))
+
+
+def backward_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
+    """Gradients that live at once where the widest feed-forward runs backward.
+
+    Of its activation and of the one or two outputs it was made from, in 16 bits.
+    """
+    tp = plans.tensor.astype(float)
+    tokens = plans.micro_batch * job.sequence_tokens / plans.context
+    most = np.zeros(len(plans))
+    for f in (g.ffn for g in job.model.layers):
+        routed = f.kind == "moe"
+        gated = (f.expert_kind if routed else f.kind) == "gated"
+        values = (3.0 if gated else 2.0) * f.inner
+        if routed:
+            inside = values * f.experts_per_token * recipe.imbalance
+            most = np.maximum(most, _routed(0.0, inside, plans))
+        else:
+            most = np.maximum(most, values / tp)
+    return 2.0 * tokens * most
 
 
 def activation_modules(job: TrainingJob, recipe: Recipe, plan: Plans) -> list[dict[str, float]]:
@@ -229,9 +275,12 @@ def activation_modules(job: TrainingJob, recipe: Recipe, plan: Plans) -> list[di
         rows.append({
             "layers": float(g.count),
             "attention_and_norms": tokens * (
-                first["whole"] / spread + (first["sharded"] + keys) / tp
+                _spread(first["whole"], first["gathered"], plan)[0]
+                + (first["sharded"] + keys) / tp
             ),
-            "feed_forward": tokens * (rest["whole"] / spread + rest["sharded"] / tp),
+            "feed_forward": tokens * (
+                _spread(rest["whole"], rest["gathered"], plan)[0] + rest["sharded"] / tp
+            ),
             "routed_experts": tokens * float(_routed(rest["sent"], rest["routed"], plan)[0]),
             "input_alone": tokens * 2.0 * job.model.hidden / spread,
         })  # fmt: skip

@@ -20,6 +20,7 @@ from .activations import (
     ALTERNATE,
     FULL,
     LayerShape,
+    backward_bytes,
     kept_bytes,
     layer_shape,
     stage_activation_bytes,
@@ -109,6 +110,7 @@ def memory_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Ar
     # Gathered keys and values are gone by the time of the loss.
     held = logit_bytes(job, recipe, plans, count) - gathered_keys_bytes(job, recipe, plans)
     parts["logits"] = np.maximum(0.0, held - fewer * each)
+    parts["transient"] = parts["transient"] + _beyond_logits(job, recipe, plans, parts["logits"])
     own = uneven(plans)
     if own.any():
         worst = _uneven_parts(job, recipe, plans.take(own))
@@ -149,6 +151,7 @@ def fewest_layers(
     one = evolve(plans, offload_layers=ones) if away else evolve(plans, full_layers=ones)
     parts = memory_parts(job, recipe, one)
     standing = total_bytes(parts) - parts["activations"] - parts["logits"]
+    standing = standing - _beyond_logits(job, recipe, plans, parts["logits"])
     count = micro_batches(job, plans)
     layers = stage_layers(job, recipe, plans)
     kept, inputs = kept_bytes(job, recipe, plans)
@@ -157,7 +160,8 @@ def fewest_layers(
     last = in_flight_at(plans, count, plans.pipeline - 1)
     fewest = np.ones(len(plans))
     logits = logit_bytes(job, recipe, plans, count) - gathered_keys_bytes(job, recipe, plans)
-    for flying, more in ((first, 0.0), (last, np.maximum(logits, 0.0))):
+    within = backward_bytes(job, recipe, plans)
+    for flying, more in ((first, within), (last, np.maximum(logits, within))):
         over = standing + more + flying * layers * kept - available
         with np.errstate(divide="ignore", invalid="ignore"):
             need = np.ceil(over / (flying * (kept - inputs)) - 1e-9)
@@ -196,7 +200,13 @@ def stage_parts(
     last = (stage == plans.pipeline - 1) | ((plans.schedule == DUALPIPE) & (stage == 0))
     logits = logit_bytes(job, recipe, plans, count) - gathered_keys_bytes(job, recipe, plans)
     parts["logits"] = np.where(last, np.maximum(logits, 0.0), 0.0)
+    parts["transient"] = parts["transient"] + _beyond_logits(job, recipe, plans, parts["logits"])
     return parts
+
+
+def _beyond_logits(job: TrainingJob, recipe: Recipe, plans: Plans, logits: Array) -> Array:
+    """What gradients inside a feed-forward take beyond logits, which are gone by then."""
+    return np.maximum(backward_bytes(job, recipe, plans) - logits, 0.0)
 
 
 def _uneven_parts(job: TrainingJob, recipe: Recipe, plans: Plans) -> dict[str, Array]:
@@ -230,6 +240,7 @@ def _parts(
     # Sharded master copies on the device are the weights: what is gathered is cast from them.
     master = (plans.zero == 3) & (recipe.master_bytes > 0) & (not recipe.state_is_away)
     away = plans.offload_weights > 0
+    left = away | gradients_leave(recipe, plans)
     weights = np.where(master | away, 0.0, shared(2.0, 3))
     state = np.zeros(len(plans)) if recipe.state_is_away else shared(recipe.state_bytes, 1)
     tokens = plans.micro_batch * job.sequence_tokens / plans.context
@@ -238,7 +249,7 @@ def _parts(
     return {
         "weights": weights,
         "gradients": np.where(
-            away, 0.0, shared(0.0 if recipe.adapters else recipe.gradient_bytes, 2)
+            left, 0.0, shared(0.0 if recipe.adapters else recipe.gradient_bytes, 2)
         )
         + (0.0 if recipe.adapters else recipe.gradient_exchange.error_bytes) * (dense + experts),
         "optimizer": state,
@@ -259,6 +270,8 @@ def gathered_bytes(
     outside = np.where(plans.pipeline == 1, s.embedding + s.head, max(s.embedding, s.head)) / tp
     dense, experts = stage_parameters(job, recipe, plans, layers)
     passing = 2.0 * (PREFETCHED_LAYERS * per_layer + outside)
+    if not recipe.look_ahead:
+        passing = 2.0 * np.maximum(s.largest / tp, outside)
     held = np.where(plans.pipeline > 1, 2.0 * (dense + experts), passing)
     return np.where(plans.zero == 3, held, 0.0)
 
@@ -280,8 +293,9 @@ def _transient(
     turns = (plans.virtual > 1) & (micro_batches(job, plans) <= plans.pipeline)
     whole_chunks = (dense + experts) / np.where(turns, plans.virtual, 1.0)
     gathered = gathered_bytes(job, recipe, plans, layers) + np.where(
-        plans.pipeline > 1, recipe.gradient_bytes * whole_chunks, 2.0 * per_layer
-    )
+        plans.pipeline > 1, recipe.gradient_bytes * whole_chunks,
+        2.0 * (per_layer if recipe.look_ahead else s.largest / tp),
+    )  # fmt: skip
     again = whole_layer_bytes(job, recipe, plans)
     again = np.where((plans.recompute >= ALTERNATE) | (plans.full_layers > 0), again, 0.0)
     # One layer leaves or comes back while another runs.
@@ -302,8 +316,20 @@ def _fetched_bytes(
     """Own shards of weights that come from the host ahead of need, and of gradients that leave."""
     owners = np.maximum(plans.shard * plans.tensor / (plans.expert * plans.expert_tensor), 1.0)
     own = (dense / plans.shard + experts / owners) / layers
-    each = 2.0 + (0.0 if recipe.adapters else recipe.gradient_bytes)
-    return np.where(plans.offload_weights > 0, FETCHED_LAYERS * each * own, 0.0)
+    away = plans.offload_weights > 0
+    leaving = (away | gradients_leave(recipe, plans)) & (not recipe.adapters)
+    each = np.where(away, 2.0, 0.0) + np.where(leaving, recipe.gradient_bytes, 0.0)
+    return FETCHED_LAYERS * each * own
+
+
+def gradients_leave(recipe: Recipe, plans: Plans) -> Array:
+    """Whether reduced gradients leave, layer by layer, for the host that holds their optimizer.
+
+    From ZeRO 2 on, whose ranks keep no others, and where nothing is sharded (ZeRO-Offload, Ren et
+    al. 2021). A pipeline keeps gradients between micro-batches.
+    """
+    reduced = (plans.zero >= 2) | (plans.shard == 1)
+    return (recipe.offload != "none") & reduced & (plans.pipeline == 1)
 
 
 def gathered_keys_bytes(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:

@@ -21,7 +21,13 @@ from ..cost.features import Array
 from ..hardware import Accelerator, Cluster, Host
 from ..units import show_bytes
 from .activations import away_bytes
-from .memory import micro_batches, stage_layers, stage_parameters, usable_host_bytes
+from .memory import (
+    gradients_leave,
+    micro_batches,
+    stage_layers,
+    stage_parameters,
+    usable_host_bytes,
+)
 from .plan import OFFLOAD, Plans, Recipe, TrainingJob
 from .stages import in_flight_at
 
@@ -63,11 +69,11 @@ def away_parts(
     on_cpu, on_nvme = recipe.offload == "cpu", recipe.offload == "nvme"
     passing = np.where(plans.offload_weights == NVME, weights, 0.0)
     passing = passing + state * (recipe.state_bytes + recipe.gradient_bytes) * on_nvme
-    gone = plans.offload_weights > 0
+    gone, waiting = plans.offload_weights > 0, gradients_leave(recipe, plans)
     host = {
         "optimizer": state * recipe.state_bytes * on_cpu,
         "weights": np.where(plans.offload_weights == CPU, weights, 0.0),
-        "gradients": state * recipe.gradient_bytes * on_cpu,
+        "gradients": state * recipe.gradient_bytes * (on_cpu | (waiting & ~gone)),
         "activations": flying * away_bytes(job, recipe, plans, layers),
         "buffers": HOST_BUFFERS * passing / layers,
     }
@@ -193,14 +199,17 @@ def layer_traffic(job: TrainingJob, recipe: Recipe, plans: Plans) -> LayerTraffi
     """What a layer's passes move: weights in twice, gradients out, activations out and in.
 
     Gradients of several micro-batches are added where they are: drives read what they have first.
+    Where weights stay, gradients wait in host memory.
     """
     layers = stage_layers(job, recipe, plans)
     gone = plans.offload_weights > 0
-    own = owned_parameters(plans, *stage_parameters(job, recipe, plans), 3) / layers
-    weights = np.where(gone, WEIGHT_BYTES * own, 0.0)
-    gradients = np.where(gone, recipe.gradient_bytes * own * (not recipe.adapters), 0.0)
+    leaving = (gone | gradients_leave(recipe, plans)) & (not recipe.adapters)
+    held = stage_parameters(job, recipe, plans)
+    weights = np.where(gone, WEIGHT_BYTES * owned_parameters(plans, *held, 3) / layers, 0.0)
+    reduced = recipe.gradient_bytes * owned_parameters(plans, *held, 2) / layers
+    gradients = np.where(leaving, reduced, 0.0)
     stored = np.where(plans.offload_weights == NVME, weights, 0.0)
-    kept = gradients * (recipe.offload == "nvme")
+    kept = np.where(gone, gradients, 0.0) * (recipe.offload == "nvme")
     again = kept * (1.0 - 1.0 / micro_batches(job, plans))
     activations = away_bytes(job, recipe, plans, layers) / layers
     return LayerTraffic(
@@ -243,7 +252,8 @@ def outlasting_s(
         Seconds of a layer forward and backward, and what gathering weights adds to them.
     """
     gone = plans.offload_weights > 0
-    if not np.any(plans.offload_layers) and not np.any(gone):
+    leaving = gradients_leave(recipe, plans)
+    if not np.any(plans.offload_layers) and not np.any(gone | leaving):
         return np.zeros(len(plans)), np.zeros(len(plans))
     moving = moving_s(layer_traffic(job, recipe, plans), device, cluster, node)
     serial = gone & (not (recipe.overlap_data and recipe.look_ahead))

@@ -154,6 +154,10 @@ class Recipe:
     narrow_activations : bool
         Whether products of 8 or 4 bits keep their inputs as narrow as they read them (Transformer
         Engine); otherwise inputs are kept in 16 bits and rounded again (torchao).
+    gathered_inputs : bool
+        Whether products keep the inputs that sequence parallelism gathers for them, as a gather
+        and a product in one chain of automatic differentiation do (nanotron), instead of gathering
+        them again in the backward pass (Megatron-LM).
     adapters : bool
         Low-rank adapters alone are trained (Hu et al. 2021): frozen weights have no gradients and
         no optimizer state; the adapters' own are left out, under 1% of them.
@@ -187,6 +191,7 @@ class Recipe:
     offload_activations: bool = False
     recompute_modules: tuple[Module, ...] = ()
     narrow_activations: bool = False
+    gathered_inputs: bool = False
     adapters: bool = False
 
     def __attrs_post_init__(self) -> None:
