@@ -83,6 +83,11 @@ def check_recipe(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> None:
             f"Gradients exchanged as {recipe.exchange} stay whole on every rank; ZeRO {plan.zero} "
             "shards them. Use zero0, zero1, or another exchange such as 8bit."
         )
+    if plan.pipeline > 1 and recipe.placement not in ("any", plan.placement):
+        raise InvalidPlan(
+            f"The plan {plan.describe()} places ranks {plan.placement}, and the recipe allows "
+            f"{recipe.placement} alone. Name the same in both, or leave --placement out."
+        )
     shared = plan.tensor * plan.context
     if plan.context > 1 and recipe.context == "ulysses" and not shares_heads(job.model, shared):
         heads = sorted({g.mixer.heads for g in job.model.layers if g.mixer.heads})

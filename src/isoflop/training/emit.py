@@ -65,6 +65,7 @@ def _megatron(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
         per = -(-job.model.depth // (plan.pipeline * plan.virtual))
         args.append(f"--num-layers-per-virtual-pipeline-stage {per}")
     args += _megatron_stages(job, plan)
+    args += _megatron_order(plan)
     if plan.sequence_parallel:
         args.append("--sequence-parallel")
     if plan.zero in (1, 2):
@@ -151,6 +152,25 @@ def _megatron_stages(job: TrainingJob, plan: TrainingPlan) -> list[str]:
             f"--decoder-last-pipeline-num-layers {layers[-1]}"]  # fmt: skip
 
 
+def _megatron_order(plan: TrainingPlan) -> list[str]:
+    """The order of ranks, where it is not the default.
+
+    Ranks of experts and of attention are numbered apart, experts' without context; stages lie in
+    the same places in both only where as many ranks come before them (Megatron-Core's
+    `initialize_model_parallel` refuses others).
+    """
+    if plan.placement == "data-inside":
+        return []
+    inner = plan.expert * plan.expert_tensor if plan.expert > 1 else plan.tensor
+    if inner != plan.tensor * plan.context:
+        raise InvalidInput(
+            "Megatron-LM places pipeline stages inside nodes only where expert x expert tensor "
+            f"ranks are as many as tensor x context ranks; {plan.describe()} has {inner} and "
+            f"{plan.tensor * plan.context}. Use --placement data-inside."
+        )
+    return ["--use-tp-pp-dp-mapping"]
+
+
 def _torchtitan(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
     """A torchtitan job file.
 
@@ -158,6 +178,10 @@ def _torchtitan(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
     stay gathered after the forward pass. Without a pipeline the local batch is a micro-batch, and
     the global batch says how many are accumulated.
     """
+    if plan.placement != "data-inside":
+        raise InvalidInput(
+            "torchtitan's mesh has data ranks inside pipeline stages; use --placement data-inside."
+        )
     names = {"1f1b": "1F1B", "interleaved": "Interleaved1F1B", "gpipe": "GPipe",
              "zero-bubble": "ZBVZeroBubble", "dualpipe": "DualPipeV"}  # fmt: skip
     sharded = plan.zero > 0
@@ -199,7 +223,11 @@ def _torchtitan(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
 
 
 def _deepspeed(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
-    """A DeepSpeed configuration; tensor and pipeline degrees are set where the model is built."""
+    """A DeepSpeed configuration.
+
+    Tensor and pipeline degrees and the order of ranks are set where the model is built, as the
+    `topology` of its PipelineModule (axes pipe, data, model; pipeline-inside: data, pipe, model).
+    """
     if plan.context > 1 and recipe.context != "ulysses":
         raise InvalidInput(
             f"DeepSpeed splits sequences by heads alone, not by {recipe.context}; name a plan "

@@ -28,6 +28,9 @@ Optimizer = Literal["adam", "adam16", "adam8bit", "adafactor", "muon", "sgd", "l
 Module = Literal["layernorm", "mla_up_proj", "mlp", "moe_act", "shared_experts"]
 SCHEDULES = get_args(Schedule)
 OFFLOAD = get_args(Offload)
+PLACEMENTS = get_args(Placement)
+OPEN = len(PLACEMENTS)
+"""Code of a root of a search that stands for every placement."""
 RECOMPUTE = get_args(Recompute)
 """none; selective: the attention core (Korthikanti et al. 2022); alternate: everything but
 attention's output and every second product's (torchtitan's per-operator option); full: layers."""
@@ -116,9 +119,8 @@ class Recipe:
         attention (Liu et al. 2023); all are gathered beside the first block of it (Llama 3,
         section 3.3.2; torchtitan); or two all-to-alls trade tokens for heads (Jacobs et al. 2023,
         DeepSpeed-Ulysses).
-    placement : {"data-inside", "pipeline-inside"}
-        Ranks lie closest together in the order tensor, context, data, pipeline, or tensor, context,
-        pipeline, data: which of the last two stays on the fast links of a node.
+    placement : {"any", "data-inside", "pipeline-inside"}
+        How a search may place ranks (a plan's `placement`).
     imbalance : float
         Tokens of the fullest expert rank over the mean; at least 1.
     repeated_keys : bool
@@ -175,7 +177,7 @@ class Recipe:
     fixed_capacity: bool = False
     look_ahead: bool = True
     context: ContextExchange = "ring"
-    placement: Placement = "data-inside"
+    placement: Literal["any", Placement] = "any"
     imbalance: float = 1.0
     repeated_keys: bool = False
     stage_buffers: bool = False
@@ -196,10 +198,10 @@ class Recipe:
                 f"The optimizer is '{self.optimizer}'; it must be one of "
                 f"{', '.join(OPTIMIZER_BYTES)}."
             )
-        if self.placement not in get_args(Placement):
+        if self.placement not in ("any", *PLACEMENTS):
             raise InvalidInput(
                 f"The placement is '{self.placement}'; it must be one of "
-                f"{', '.join(get_args(Placement))}."
+                f"any, {', '.join(PLACEMENTS)}."
             )
         if not 1.0 <= self.imbalance <= MOST_IMBALANCE:
             raise InvalidInput(
@@ -256,8 +258,7 @@ class TrainingPlan:
     Attributes
     ----------
     tensor, pipeline, data, context : int
-        Degrees; their product is the number of devices. Ranks are placed in the order tensor,
-        context, data, pipeline, the first closest together (Narayanan et al. 2021).
+        Degrees; their product is the number of devices.
     expert, expert_tensor : int
         Ranks that share the experts, and ranks that split each; laid over tensor x context x data.
     micro_batch : int
@@ -277,6 +278,10 @@ class TrainingPlan:
         Where every rank keeps its shard of the weights under ZeRO-3 (Rajbhandari et al. 2021,
         ZeRO-Infinity): fetched over its own link and gathered layer by layer, forward and backward;
         reduced gradients leave for where the optimizer's state is.
+    placement : {"data-inside", "pipeline-inside"}
+        Which ranks stay on the fast links of a node after tensor and context ranks: ranks lie
+        closest together in the order tensor, context, data, pipeline (Narayanan et al. 2021), or
+        tensor, context, pipeline, data (Llama 3, section 3.3.2).
     first, last : int
         Layers of the first and the last stage, the rest spread over those between; 0: spread too.
     layers : tuple of int
@@ -302,6 +307,7 @@ class TrainingPlan:
     full_layers: int = 0
     offload_layers: int = 0
     offload_weights: Offload = "none"
+    placement: Placement = "data-inside"
     first: int = 0
     last: int = 0
     layers: tuple[int, ...] = ()
@@ -320,6 +326,11 @@ class TrainingPlan:
             raise InvalidPlan(
                 f"{self.virtual} virtual stages need a pipeline; the plan has one stage. "
                 "Use vpp1 or a pipeline degree above 1."
+            )
+        if self.placement != PLACEMENTS[0] and self.pipeline == 1:
+            raise InvalidPlan(
+                f"{self.placement} places pipeline stages, and the plan has one. Give a pipeline "
+                f"degree above 1, or leave {self.placement} out."
             )
         if self.full_layers and self.recompute not in ("none", "selective"):
             raise InvalidPlan(
@@ -382,6 +393,7 @@ class TrainingPlan:
         parts += ["layers=" + "/".join(map(str, self.layers))] if self.layers else []
         default = "interleaved" if self.virtual > 1 else "1f1b"
         parts += [self.schedule] if self.pipeline > 1 and self.schedule != default else []
+        parts += [self.placement] if self.placement != PLACEMENTS[0] else []
         return ",".join(parts)
 
 
@@ -389,9 +401,9 @@ class TrainingPlan:
 class Plans:
     """Many plans: one integer array per field of `TrainingPlan`, all of one shape.
 
-    `recompute`, `schedule` and `offload_weights` index RECOMPUTE, SCHEDULES and OFFLOAD; `shard` is
-    filled in. `stages` holds
-    the explicit layers of each stage, shape (plans, most stages), zero where a plan gives none.
+    `recompute`, `schedule`, `offload_weights` and `placement` index RECOMPUTE, SCHEDULES, OFFLOAD
+    and PLACEMENTS; `shard` is filled in. `stages` holds the explicit layers of each stage, shape
+    (plans, most stages), zero where a plan gives none.
     """
 
     tensor: Array
@@ -410,6 +422,7 @@ class Plans:
     full_layers: Array
     offload_layers: Array
     offload_weights: Array
+    placement: Array
     first: Array
     last: Array
     stages: Array
@@ -425,6 +438,7 @@ class Plans:
         columns["recompute"] = np.array([RECOMPUTE.index(p.recompute) for p in plans])
         columns["schedule"] = np.array([SCHEDULES.index(p.schedule) for p in plans])
         columns["offload_weights"] = np.array([OFFLOAD.index(p.offload_weights) for p in plans])
+        columns["placement"] = np.array([PLACEMENTS.index(p.placement) for p in plans])
         columns["shard"] = np.array([p.shard or p.data * p.context for p in plans])
         return cls(**columns)
 
@@ -451,6 +465,7 @@ class Plans:
             "recompute": RECOMPUTE[values["recompute"]],
             "schedule": SCHEDULES[values["schedule"]],
             "offload_weights": OFFLOAD[values["offload_weights"]],
+            "placement": PLACEMENTS[values["placement"]],
             "sequence_parallel": bool(values["sequence_parallel"]),
             "layers": tuple(int(n) for n in self.stages[index] if n > 0),
         })  # type: ignore[arg-type]  # fmt: skip

@@ -123,9 +123,15 @@ class Schedule(ABC):
 
     def run(
         self, times: Sequence[StageTimes], micro_batches: int, *, chunks: int = 1,
-        transfer_s: float = 0.0,
+        transfer_s: float | Sequence[float] = 0.0,
     ) -> Timeline:  # fmt: skip
         """Simulate a step over `len(times)` stages, uneven ones too.
+
+        Parameters
+        ----------
+        transfer_s : float or sequence of float
+            From a stage to the next and back: the same for all, or one each, the last between the
+            last stage and the first.
 
         Raises
         ------
@@ -135,7 +141,9 @@ class Schedule(ABC):
         stages = len(times)
         self.check(stages, micro_batches, chunks)
         orders = [self.order(s, stages, micro_batches, chunks) for s in range(stages)]
-        return _simulate(orders, times, chunks, transfer_s)
+        if isinstance(transfer_s, int | float):
+            transfer_s = [float(transfer_s)] * stages
+        return _simulate(orders, times, chunks, list(transfer_s))
 
 
 def weights_apart(order: Sequence[Task]) -> set[tuple[int, int, int]]:
@@ -175,7 +183,7 @@ def _needs(task: Task, stage: int, stages: int, chunks: int) -> tuple[int, Task]
 
 
 def _simulate(
-    orders: list[list[Task]], times: Sequence[StageTimes], chunks: int, transfer_s: float
+    orders: list[list[Task]], times: Sequence[StageTimes], chunks: int, borders: list[float]
 ) -> Timeline:  # fmt: skip
     stages = len(orders)
     ended: dict[tuple[int, Task], float] = {}
@@ -198,7 +206,10 @@ def _simulate(
         if need is None:
             return 0.0
         end = ended.get(need)
-        return None if end is None else end + (transfer_s if need[0] != s else 0.0)
+        if end is None or need[0] == s:
+            return end
+        near = abs(need[0] - s) == 1
+        return end + borders[min(need[0], s) if near else -1]
 
     moved = True
     while moved:
