@@ -48,7 +48,7 @@ def test_json_round_trips_the_plan(capsys):
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "zero7"], "zero"),
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,layers=8/8/8/9"], "33 layers"),
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,layers=8/8/16"], "3 stages"),
-        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,vpp2,first7"], "one chunk"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,dualpipe,first7"], "one direction"),
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,first7,balanced"], "not two"),
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,full9"], "fullest has 8"),
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "alternate,full2"], "alternate"),

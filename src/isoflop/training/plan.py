@@ -284,8 +284,10 @@ class TrainingPlan:
         tensor, context, pipeline, data (Llama 3, section 3.3.2).
     first, last : int
         Layers of the first and the last stage, the rest spread over those between; 0: spread too.
+        Several chunks of a stage share its layers evenly.
     layers : tuple of int
-        Layers of every stage, instead of first and last; empty: spread evenly.
+        Layers of every stage, instead of first and last, or of every chunk in the model's order:
+        the first chunk of every stage, then the second; empty: spread evenly.
     balanced : bool
         Ask for the layers that make the slowest stage quickest, head included; pricing the plan
         (`isoflop.training.report.describe_plan`) fills them in.
@@ -349,19 +351,26 @@ class TrainingPlan:
         """Raise `InvalidPlan` where uneven stages contradict the pipeline."""
         if not self.uneven:
             return
-        if self.pipeline == 1 or self.virtual > 1 or self.schedule == "dualpipe":
+        if self.pipeline == 1 or self.schedule == "dualpipe":
             raise InvalidPlan(
-                "Stages of unequal size need a pipeline of one chunk per stage and one direction: "
-                "a pp above 1, no vpp, and another schedule than dualpipe."
+                "Stages of unequal size need a pipeline of one direction: a pp above 1, and "
+                "another schedule than dualpipe."
             )
         if bool(self.layers) + bool(self.first or self.last) + self.balanced > 1:
             raise InvalidPlan(
                 "Give first and last, or the layers of every stage, or balanced; not two of them."
             )
-        if self.layers and (len(self.layers) != self.pipeline or min(self.layers) < 1):
+        if not self.layers:
+            return
+        p, v = self.pipeline, self.virtual
+        held = [sum(self.layers[s::p]) for s in range(p)]
+        if len(self.layers) != p * v or min(held) < 1:
+            named = f"stages; the pipeline has {p}, each"
+            if v > 1:
+                named = f"chunks; the pipeline has {p} stages of {v}, named in the model's order "
+                named += "(the first chunk of every stage, then the second), and each stage"
             raise InvalidPlan(
-                f"The list of layers names {len(self.layers)} stages; the pipeline has "
-                f"{self.pipeline}, each with at least one layer."
+                f"The list of layers names {len(self.layers)} {named} with at least one layer."
             )
 
     @property
@@ -402,8 +411,8 @@ class Plans:
     """Many plans: one integer array per field of `TrainingPlan`, all of one shape.
 
     `recompute`, `schedule`, `offload_weights` and `placement` index RECOMPUTE, SCHEDULES, OFFLOAD
-    and PLACEMENTS; `shard` is filled in. `stages` holds the explicit layers of each stage, shape
-    (plans, most stages), zero where a plan gives none.
+    and PLACEMENTS; `shard` is filled in. `stages` holds the explicit layers of each chunk in the
+    model's order, shape (plans, most chunks), -1 where a plan gives none.
     """
 
     tensor: Array
@@ -432,7 +441,8 @@ class Plans:
         """Single plans side by side."""
         names = [f.name for f in attrs.fields(cls) if f.name != "stages"]
         columns = {name: np.array([getattr(p, name) for p in plans]) for name in names}
-        columns["stages"] = np.zeros((len(plans), max((len(p.layers) for p in plans), default=0)))
+        most = max((len(p.layers) for p in plans), default=0)
+        columns["stages"] = np.full((len(plans), most), -1)
         for row, p in zip(columns["stages"], plans, strict=True):
             row[: len(p.layers)] = p.layers
         columns["recompute"] = np.array([RECOMPUTE.index(p.recompute) for p in plans])
@@ -467,5 +477,5 @@ class Plans:
             "offload_weights": OFFLOAD[values["offload_weights"]],
             "placement": PLACEMENTS[values["placement"]],
             "sequence_parallel": bool(values["sequence_parallel"]),
-            "layers": tuple(int(n) for n in self.stages[index] if n > 0),
+            "layers": tuple(int(n) for n in self.stages[index] if n >= 0),
         })  # type: ignore[arg-type]  # fmt: skip

@@ -14,6 +14,7 @@ from ..hardware import Accelerator, Cluster
 from ..units import show_bytes, show_s
 from .activations import activation_modules
 from .checks import check_plan, check_recipe
+from .chunks import balanced_chunks
 from .fleet import network_of
 from .goodput import Goodput, goodput
 from .memory import memory_parts, micro_batches, total_bytes, usable_bytes, usable_host_bytes
@@ -21,7 +22,6 @@ from .offload import away_parts, shortage, usable_nvme_bytes
 from .plan import Plans, Recipe, TrainingJob, TrainingPlan
 from .search import PlanSearch, search_plans
 from .space import SpaceLimits
-from .stages import balanced
 from .time import StepPricer, StepTime
 from .timeline import StepTimeline, step_timeline
 from .utilization import step_flop
@@ -224,9 +224,8 @@ def describe_plan(
     if plan.balanced:
         layer = sum(float(step.layer[k][0]) for k in ("forward", "backward", "weight"))
         head = float(step.layer["head"][0]) / layer
-        plan = evolve(
-            plan, balanced=False, layers=balanced(job.model.depth, plan.pipeline, last=head)
-        )
+        layers = balanced_chunks(job.model.depth, plan.pipeline, plan.virtual, last=head)
+        plan = evolve(plan, balanced=False, layers=layers)
         plans = Plans.of([plan])
         step = pricer.price(plans)
     seconds = float(step.seconds[0])

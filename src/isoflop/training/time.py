@@ -10,6 +10,8 @@ chunks, m micro-batches):
     zero-bubble     (p - 1)(F + B - 2 W)      Qi et al. 2023 (ZB1P, as in DeepSeek-V3, table 2)
     DualPipe        (p / 2 - 1)(F + 2 B - 3 W)  DeepSeek-V3, table 2, F beside B counted as F + B
 
+Interleaved stages of unequal size are in `isoflop.training.chunks`.
+
 Data-parallel gradients and weights travel beside the last micro-batch's backward and the next
 forward; the rest of them is exposed.
 """
@@ -27,6 +29,7 @@ from ..hardware import Accelerator, Cluster
 from ..models import LayerGroup, Mixer
 from .activations import ALTERNATE, FULL, SELECTIVE, layer_shape
 from .calibration import TrainingCalibration, load_training
+from .chunks import bubble_s, interleaved_unevenly
 from .compression import sent_bytes
 from .compute import ComputeTable, Network
 from .fleet import network_of, slow_clock
@@ -178,6 +181,11 @@ class Pricing:
         stage = np.maximum(middle, fewer * layer + head)
         mean = self.job.model.depth / p * layer + head / p
         bubble = self._bubble(stage, mean, wgrad, layer, forward + (hidden + idle) / rounds)
+        own = interleaved_unevenly(self.plans)
+        if own.any():
+            ahead = forward + (hidden + idle) / rounds + weights_f + away_f
+            times = (x[own] for x in (ahead, layer, head, self.m))
+            bubble[own] = bubble_s(self.plans.take(own), self.job.model.depth, *times)
         slow = 1.0 + self.cal.straggler * np.log2(np.maximum(self.devices / self.net.node, 1.0))
         share = self.m * slow
         extra = np.maximum(stage - middle, 0.0)
