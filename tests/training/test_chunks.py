@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from isoflop.errors import InvalidPlan
 from isoflop.models import load_model
+from isoflop.training.checks import check_plan
 from isoflop.training.chunks import (
     MOST_ROUNDS,
     balanced_chunks,
@@ -180,3 +181,14 @@ def test_megatron_is_given_every_chunk(p, v, data):
 def test_megatron_settings_of_stages(model, layout, words):
     job = TrainingJob(model=load_model(model), global_batch=64, sequence_tokens=4096)
     assert words in emit("megatron", job, Recipe(), parse_training_plan(layout))
+
+
+def test_embedding_and_head_may_stand_alone_in_their_chunks():
+    """94 layers, embedding and head are 96 chunks of 16 stages."""
+    model = load_model("qwen3-235b-a22b")
+    job = TrainingJob(model=model, global_batch=1024, sequence_tokens=4096)
+    alone = parse_training_plan("pp16,dp32,ep8,vpp6,mb1,zero1")
+    check_plan(job, alone, 512)
+    assert chunk_list(alone, model.depth) == [0, *[1] * 94, 0]
+    with pytest.raises(InvalidPlan, match="94 layers"):
+        check_plan(job, evolve(alone, virtual=7), 512)

@@ -22,7 +22,10 @@ def check_plan(job: TrainingJob, plan: TrainingPlan, count: int) -> None:
             f"A tensor degree of {plan.tensor} does not divide {model.name}: it has "
             f"{', '.join(map(str, heads))} heads. Use a divisor of its heads and widths."
         )
-    if plan.pipeline * plan.virtual > model.depth:
+    chunks = plan.pipeline * plan.virtual
+    # Embedding and head may stand alone, where they count as a layer each or a list says so.
+    counted = model.depth % chunks > 0 and (model.depth + 2) % chunks == 0
+    if chunks > model.depth and not (counted or plan.layers):
         raise InvalidPlan(
             f"{model.name} has {model.depth} layers, which {plan.pipeline} stages of "
             f"{plan.virtual} chunks cannot share. Lower pp or vpp."
