@@ -48,7 +48,7 @@ def test_json_round_trips_the_plan(capsys):
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "zero7"], "zero"),
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,layers=8/8/8/9"], "33 layers"),
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,layers=8/8/16"], "3 stages"),
-        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,vpp2,first7"], "one chunk"),
+        (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,dualpipe,first7"], "one direction"),
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,first7,balanced"], "not two"),
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "pp4,full9"], "fullest has 8"),
         (["llama-3.1-8b", "--on", "64xdgx-h100", "--plan", "alternate,full2"], "alternate"),
@@ -132,7 +132,7 @@ def test_memory_over_the_step_peaks_at_the_closed_form(capsys):
 def test_the_chart_shows_pipeline_memory_over_the_step_and_front(tmp_path, capsys):
     pytest.importorskip("altair")
     path = tmp_path / "plan.html"
-    run(capsys, "llama-3.1-8b", "--on", "8xdgx-h100", "--batch", "256K", "--plot", str(path))
+    run(capsys, "llama-3.1-70b", "--on", "32xdgx-h100", "--batch", "256K", "--plot", str(path))
     page = path.read_text()
     for title in ("Pipeline, ", "Memory over the step", "Plans no other beats"):
         assert title in page

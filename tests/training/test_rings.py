@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
 
 from isoflop.training.calibration import TrainingCalibration
 from isoflop.training.compute import Network
@@ -34,3 +36,11 @@ def test_a_ring_across_nodes_enters_through_as_many_adapters_as_it_has_members()
     one = seconds(free, 1e9, 16, stride=8)
     eight = seconds(free, 1e9, 16, stride=2)
     assert one / eight == pytest.approx(4, rel=0.01)
+
+
+@given(ranks=st.sampled_from([2, 4, 8, 16, 64]), strides=st.lists(st.sampled_from([1, 2, 4, 8]),
+       min_size=2, max_size=2), payload=st.floats(1e3, 1e10))  # fmt: skip
+def test_ranks_further_apart_are_never_quicker(ranks, strides, payload):
+    """Why context ranks outside data ranks are no order worth a search."""
+    near, far = (seconds(CAL, payload, ranks, s) for s in sorted(strides))
+    assert near <= far

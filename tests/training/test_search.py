@@ -16,7 +16,7 @@ from isoflop.training.memory import (
     total_bytes,
     usable_bytes,
 )
-from isoflop.training.plan import Plans, Recipe, TrainingJob
+from isoflop.training.plan import OPEN, PLACEMENTS, Plans, Recipe, TrainingJob
 from isoflop.training.report import MEMORY_ERROR, plan_run
 from isoflop.training.search import search_plans
 from isoflop.training.space import SpaceLimits, enumerate_plans
@@ -46,7 +46,7 @@ def small(layers: int, heads: int, experts: int = 0) -> ModelSpec:
     batch=st.sampled_from([8, 24, 64]), device=st.sampled_from(["h100-sxm", "a100-80gb-sxm"]),
     fmt=st.sampled_from(["bf16", "fp8-e4m3"]), exchange=st.sampled_from(["", "8bit"]),
     context=st.sampled_from(["ring", "all-gather", "ulysses"]),
-    placement=st.sampled_from(["data-inside", "pipeline-inside"]), overlap=st.booleans(),
+    placement=st.sampled_from(["any", "data-inside", "pipeline-inside"]), overlap=st.booleans(),
 )  # fmt: skip
 def test_optimum_equals_brute_force_and_the_bound_holds(
     layers, heads, experts, count, batch, device, fmt, exchange, context, placement, overlap
@@ -81,15 +81,51 @@ def test_optimum_equals_brute_force_and_the_bound_holds(
 @settings(max_examples=6, deadline=None)
 def test_every_plan_divides(count, batch):
     job = TrainingJob(model=small(12, 12), global_batch=batch, sequence_tokens=2048)
-    p = enumerate_plans(job, count, ALL)
+    p = enumerate_plans(job, count, evolve(ALL, placement="any"))
     assert np.all(p.tensor * p.pipeline * p.data * p.context == count)
     assert np.all(batch % (p.data * p.micro_batch) == 0)
     assert np.all(12 % p.tensor == 0)
     assert np.all(p.data * p.context % p.shard == 0)
     rows = np.stack([getattr(p, n) for n in (
         "tensor", "pipeline", "context", "data", "expert", "micro_batch", "virtual", "schedule",
-        "zero", "recompute", "sequence_parallel", "shard", "first", "last")], axis=1)  # fmt: skip
+        "zero", "recompute", "sequence_parallel", "shard", "first", "last", "placement",
+    )], axis=1)  # fmt: skip
     assert len(np.unique(rows, axis=0)) == len(rows)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    heads=st.sampled_from([4, 8]), experts=st.sampled_from([0, 4]),
+    count=st.sampled_from([8, 16, 32]), batch=st.sampled_from([32, 64]),
+    links=st.sampled_from([0.02, 0.2, 1.0, 50.0]),
+)  # fmt: skip
+def test_a_search_over_placements_is_one_search_of_each(heads, experts, count, batch, links):
+    """On slow networks and on such as are faster than the links of a node."""
+    device, _, cluster = load_fleet("32xdgx-h100")
+    outer = cluster.tiers[1]
+    fast = evolve(outer, link_bytes_per_s=links * outer.link_bytes_per_s)
+    cluster = evolve(cluster, tiers=(cluster.tiers[0], fast))
+    job = TrainingJob(model=small(4, heads, experts), global_batch=batch, sequence_tokens=1024)
+
+    def found(placement, **options):
+        recipe = Recipe(placement=placement)
+        return search_plans(job, recipe, device, count, cluster, limits=ALL, **options)
+
+    both = found("any")
+    assert both.seconds[0] == min(found(p).seconds[0] for p in PLACEMENTS)
+    assert both.considered == both.too_large + both.outbid + both.priced
+    every = found("any", prune=False)
+    assert len(every.plans) == both.considered - every.too_large
+    # One plan more for each whose stages and data ranks both lie in several places.
+    apart = found("data-inside", prune=False).plans
+    same = every.plans.take(every.plans.placement == 0)
+    assert len(same) == len(apart)
+    near = every.plans.take(every.plans.placement == 1)
+    assert np.all((near.pipeline > 1) & (near.data > 1) & (near.tensor * near.context < 8))
+    assert (len(near) == 0) == (count == 8)
+    pricer = StepPricer(job=job, recipe=Recipe(), device=device, cluster=cluster)
+    roots = evolve(every.plans, placement=np.full(len(every.plans), OPEN))
+    assert np.all(pricer.floor_s(roots) <= every.seconds)
 
 
 def test_pareto_holds_no_beaten_plan():

@@ -72,7 +72,10 @@ def test_everything_that_is_allocated_is_freed(text):
         assert np.all(line.total_bytes >= line.total_bytes[0] - 1.0)
 
 
-@pytest.mark.parametrize("text", ["layers=4/12/8/8", "layers=8/8/8/8", "first6,last6", "last2"])
+@pytest.mark.parametrize("text", [
+    "layers=4/12/8/8", "layers=8/8/8/8", "first6,last6", "last2", "vpp2,first7,last5",
+    "vpp2,layers=5/4/4/3/5/4/4/3", "vpp3,layers=1/2/3/4/4/3/2/1/5/4/3/0", "vpp2,full2,last6",
+])  # fmt: skip
 def test_uneven_stages_need_what_their_fullest_stage_needs(text):
     step = simulate(f"pp4,mb1,zero1,{text}", 8)
     peaks = [step.memory(s).peak_bytes for s in range(4)]
@@ -81,7 +84,14 @@ def test_uneven_stages_need_what_their_fullest_stage_needs(text):
 
 
 def test_the_simulated_step_is_the_priced_one():
-    for text in ("pp4,mb1,zero1", "pp4,mb1,zero1,gpipe", "pp4,mb1,zero1,last6"):
+    for text in (
+        "pp4,mb1,zero1",
+        "pp4,mb1,zero1,gpipe",
+        "pp4,mb1,zero1,last6",
+        "pp4,vpp2,mb1,zero1,first7,last7",
+        "pp4,vpp2,mb1,zero1,layers=4/4/4/4/4/4/5/3",
+        "pp4,vpp2,mb1,zero1,layers=5/3/5/3/3/5/3/5",
+    ):
         step = simulate(text, 16)
         device, _, cluster = load_fleet("4xdgx-h100")
         priced = StepPricer(job=step.job, recipe=step.recipe, device=device, cluster=cluster).price(

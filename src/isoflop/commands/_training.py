@@ -98,7 +98,8 @@ class RecipeOptions:
     context
         How context ranks exchange keys and values: ring, all-gather, or ulysses (heads for tokens).
     placement
-        Which ranks share a node's fast links after tensor and context ranks: data or pipeline.
+        Which ranks share a node's fast links after tensor and context ranks: data or pipeline; any
+        lets the search choose; in a plan of yours: pipeline-inside.
     imbalance
         Tokens of the fullest expert rank over the mean: what its experts compute, hold and receive.
     adapters
@@ -120,7 +121,7 @@ class RecipeOptions:
     gradients: str = ""
     held_gradients: Literal["fp32", "bf16"] = "fp32"
     context: Literal["ring", "all-gather", "ulysses"] = "ring"
-    placement: Literal["data-inside", "pipeline-inside"] = "data-inside"
+    placement: Literal["any", "data-inside", "pipeline-inside"] = "any"
     imbalance: float = 1.0
     adapters: Flag = False
     overlap_tensor: Flag = False

@@ -86,14 +86,14 @@ def _report(job: TrainingJob, recipe: Recipe, on: str, layout: str, why_not: str
 
     device, count, cluster = load_fleet(on)
     if layout:
-        chosen = fill_data(parse_training_plan(layout), count)
+        chosen = fill_data(parse_training_plan(layout, recipe.placement), count)
         report = describe_plan(job, recipe, device, count, chosen, cluster)
         require_fit(report, cluster)
         report = evolve(report, changes=what_helps(report, cluster))
     else:
         report = plan_run(job, recipe, device, count, cluster)
     if why_not:
-        asked = parse_training_plan(why_not)
+        asked = parse_training_plan(why_not, recipe.placement)
         try:
             asked = fill_data(asked, count)
             answer = explain_why_not(report, asked, cluster)

@@ -22,7 +22,10 @@ def check_plan(job: TrainingJob, plan: TrainingPlan, count: int) -> None:
             f"A tensor degree of {plan.tensor} does not divide {model.name}: it has "
             f"{', '.join(map(str, heads))} heads. Use a divisor of its heads and widths."
         )
-    if plan.pipeline * plan.virtual > model.depth:
+    chunks = plan.pipeline * plan.virtual
+    # Embedding and head may stand alone, where they count as a layer each or a list says so.
+    counted = model.depth % chunks > 0 and (model.depth + 2) % chunks == 0
+    if chunks > model.depth and not (counted or plan.layers):
         raise InvalidPlan(
             f"{model.name} has {model.depth} layers, which {plan.pipeline} stages of "
             f"{plan.virtual} chunks cannot share. Lower pp or vpp."
@@ -82,6 +85,11 @@ def check_recipe(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> None:
         raise InvalidPlan(
             f"Gradients exchanged as {recipe.exchange} stay whole on every rank; ZeRO {plan.zero} "
             "shards them. Use zero0, zero1, or another exchange such as 8bit."
+        )
+    if plan.pipeline > 1 and recipe.placement not in ("any", plan.placement):
+        raise InvalidPlan(
+            f"The plan {plan.describe()} places ranks {plan.placement}, and the recipe allows "
+            f"{recipe.placement} alone. Name the same in both, or leave --placement out."
         )
     shared = plan.tensor * plan.context
     if plan.context > 1 and recipe.context == "ulysses" and not shares_heads(job.model, shared):

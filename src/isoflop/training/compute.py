@@ -266,6 +266,19 @@ def _split_softmax(model: ModelSpec, tensor: int, micro_batch: Array) -> Array:
     return (SOFTMAX_KERNELS - 1.0) * np.asarray(split, float) / model.depth
 
 
+def expert_kernels(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
+    """Kernels per average layer that routing and grouped products launch besides."""
+    each = 0.0 if recipe.fixed_capacity else KERNELS_PER_EXPERT
+    local = sum(
+        g.count * (ROUTING_KERNELS + each * g.ffn.experts / plans.expert)
+        for g in job.model.layers if g.ffn.kind == "moe"
+    )  # fmt: skip
+    return local / job.model.depth + np.zeros(len(plans))
+
+
+ROUTING_KERNELS, KERNELS_PER_EXPERT = 60.0, 8.0
+"""Small kernels of top-k, permutation and padding per layer, and per local expert where each
+expert's products are launched one by one; estimates from open training stacks."""
 REPEATED = {
     "layernorm": ("residual and norm",),
     "mla_up_proj": ("query up projection", "key/value up projection", "rope and cache write"),

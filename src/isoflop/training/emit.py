@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
 
 from ..errors import InvalidInput
+from .chunks import chunk_list
 from .plan import Recipe, TrainingJob, TrainingPlan
-from .stages import stage_list
 
 FRAMEWORKS = ("megatron", "torchtitan", "deepspeed")
 
@@ -61,10 +62,8 @@ def _megatron(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
     if plan.expert > 1:
         args += [f"--expert-model-parallel-size {plan.expert}",
                  f"--expert-tensor-parallel-size {plan.expert_tensor}"]  # fmt: skip
-    if plan.virtual > 1:
-        per = -(-job.model.depth // (plan.pipeline * plan.virtual))
-        args.append(f"--num-layers-per-virtual-pipeline-stage {per}")
     args += _megatron_stages(job, plan)
+    args += _megatron_order(plan)
     if plan.sequence_parallel:
         args.append("--sequence-parallel")
     if plan.zero in (1, 2):
@@ -138,17 +137,58 @@ def _megatron_recipe(recipe: Recipe) -> list[str]:
 
 
 def _megatron_stages(job: TrainingJob, plan: TrainingPlan) -> list[str]:
-    """Layers of the first and last stage, between which the framework spreads the rest evenly."""
-    if not plan.uneven:
+    """Chunks and layers of the pipeline.
+
+    The framework spreads layers evenly, embedding and loss counted as one each if asked; or spreads
+    them evenly between a first and a last stage of stated size; all else is a layout.
+    """
+    if plan.pipeline == 1:
         return []
-    layers = stage_list(plan, job.model.depth)
-    if len(set(layers[1:-1])) > 1:
+    chunks = chunk_list(plan, job.model.depth)
+    middle, v = set(chunks[1:-1]), plan.virtual
+    several = [f"--num-layers-per-virtual-pipeline-stage {max(chunks)}"] if v > 1 else []
+    if len(set(chunks)) == 1:
+        return several
+    if not plan.uneven and len(middle) == 1 and chunks[0] == chunks[-1] == max(middle) - 1:
+        counted = "--account-for-{}-in-pipeline-split"
+        return [*several, counted.format("embedding"), counted.format("loss")]
+    if v == 1 and len(middle) <= 1:
+        return [f"--decoder-first-pipeline-num-layers {chunks[0]}",
+                f"--decoder-last-pipeline-num-layers {chunks[-1]}"]  # fmt: skip
+    return [f'--pipeline-model-parallel-layout "{_megatron_layout(chunks)}"']
+
+
+def _megatron_layout(chunks: list[int]) -> str:
+    """Layers of every chunk as Megatron-Core reads them: E embedding, t a layer, L loss."""
+    held = ["E" + _repeated("t", chunks[0]), *(_repeated("t", n) for n in chunks[1:-1])]
+    out = ""
+    for body, run in groupby(held):
+        count = len(list(run))
+        out += _repeated(f"({body}|)", count) if count > 1 else f"{body}|"
+    return out + _repeated("t", chunks[-1]) + "L"
+
+
+def _repeated(part: str, count: int) -> str:
+    return f"{part}*{count}" if count > 2 else part.strip("()") * count
+
+
+def _megatron_order(plan: TrainingPlan) -> list[str]:
+    """The order of ranks, where it is not the default.
+
+    Ranks of experts and of attention are numbered apart, experts' without context; stages lie in
+    the same places in both only where as many ranks come before them (Megatron-Core's
+    `initialize_model_parallel` refuses others).
+    """
+    if plan.placement == "data-inside":
+        return []
+    inner = plan.expert * plan.expert_tensor if plan.expert > 1 else plan.tensor
+    if inner != plan.tensor * plan.context:
         raise InvalidInput(
-            f"Megatron-LM has one number of layers for all stages but the first and the last; "
-            f"{'/'.join(map(str, layers))} has several. Give first and last only."
+            "Megatron-LM places pipeline stages inside nodes only where expert x expert tensor "
+            f"ranks are as many as tensor x context ranks; {plan.describe()} has {inner} and "
+            f"{plan.tensor * plan.context}. Use --placement data-inside."
         )
-    return [f"--decoder-first-pipeline-num-layers {layers[0]}",
-            f"--decoder-last-pipeline-num-layers {layers[-1]}"]  # fmt: skip
+    return ["--use-tp-pp-dp-mapping"]
 
 
 def _torchtitan(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
@@ -158,6 +198,10 @@ def _torchtitan(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
     stay gathered after the forward pass. Without a pipeline the local batch is a micro-batch, and
     the global batch says how many are accumulated.
     """
+    if plan.placement != "data-inside":
+        raise InvalidInput(
+            "torchtitan's mesh has data ranks inside pipeline stages; use --placement data-inside."
+        )
     names = {"1f1b": "1F1B", "interleaved": "Interleaved1F1B", "gpipe": "GPipe",
              "zero-bubble": "ZBVZeroBubble", "dualpipe": "DualPipeV"}  # fmt: skip
     sharded = plan.zero > 0
@@ -199,7 +243,11 @@ def _torchtitan(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
 
 
 def _deepspeed(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
-    """A DeepSpeed configuration; tensor and pipeline degrees are set where the model is built."""
+    """A DeepSpeed configuration.
+
+    Tensor and pipeline degrees and the order of ranks are set where the model is built, as the
+    `topology` of its PipelineModule (axes pipe, data, model; pipeline-inside: data, pipe, model).
+    """
     if plan.context > 1 and recipe.context != "ulysses":
         raise InvalidInput(
             f"DeepSpeed splits sequences by heads alone, not by {recipe.context}; name a plan "

@@ -26,6 +26,7 @@ from .activations import (
     stage_activation_bytes,
     whole_layer_bytes,
 )
+from .chunks import flying_at
 from .plan import Plans, Recipe, TrainingJob
 from .stages import DUALPIPE, GPIPE, corner_stages, in_flight_at, layers_at, uneven
 
@@ -195,7 +196,8 @@ def stage_parts(
     count = micro_batches(job, plans)
     own = layers_at(plans, job.model.depth, stage).astype(float)
     layers = np.where(uneven(plans), own, stage_layers(job, recipe, plans))
-    parts = _parts(job, recipe, plans, layers, in_flight_at(plans, count, stage))
+    flying = flying_at(plans, job.model.depth, count, stage)
+    parts = _parts(job, recipe, plans, layers, flying)
     # Under DualPipe the first device holds the last stage of the other direction.
     last = (stage == plans.pipeline - 1) | ((plans.schedule == DUALPIPE) & (stage == 0))
     logits = logit_bytes(job, recipe, plans, count) - gathered_keys_bytes(job, recipe, plans)
@@ -289,8 +291,8 @@ def _transient(
     # A pipeline keeps gathered weights and unreduced gradients between micro-batches.
     dense, experts = stage_parameters(job, recipe, plans, layers)
     # With no more micro-batches than stages one chunk is done, and its gradients are reduced,
-    # before the next one's backward pass begins.
-    turns = (plans.virtual > 1) & (micro_batches(job, plans) <= plans.pipeline)
+    # before the next one's backward pass begins; chunks that differ count as whole stages.
+    turns = (plans.virtual > 1) & (micro_batches(job, plans) <= plans.pipeline) & ~uneven(plans)
     whole_chunks = (dense + experts) / np.where(turns, plans.virtual, 1.0)
     gathered = gathered_bytes(job, recipe, plans, layers) + np.where(
         plans.pipeline > 1, recipe.gradient_bytes * whole_chunks,

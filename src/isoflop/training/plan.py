@@ -28,6 +28,9 @@ Optimizer = Literal["adam", "adam16", "adam8bit", "adafactor", "muon", "sgd", "l
 Module = Literal["layernorm", "mla_up_proj", "mlp", "moe_act", "shared_experts"]
 SCHEDULES = get_args(Schedule)
 OFFLOAD = get_args(Offload)
+PLACEMENTS = get_args(Placement)
+OPEN = len(PLACEMENTS)
+"""Code of a root of a search that stands for every placement."""
 RECOMPUTE = get_args(Recompute)
 """none; selective: the attention core (Korthikanti et al. 2022); alternate: everything but
 attention's output and every second product's (torchtitan's per-operator option); full: layers."""
@@ -116,9 +119,8 @@ class Recipe:
         attention (Liu et al. 2023); all are gathered beside the first block of it (Llama 3,
         section 3.3.2; torchtitan); or two all-to-alls trade tokens for heads (Jacobs et al. 2023,
         DeepSpeed-Ulysses).
-    placement : {"data-inside", "pipeline-inside"}
-        Ranks lie closest together in the order tensor, context, data, pipeline, or tensor, context,
-        pipeline, data: which of the last two stays on the fast links of a node.
+    placement : {"any", "data-inside", "pipeline-inside"}
+        How a search may place ranks (a plan's `placement`).
     imbalance : float
         Tokens of the fullest expert rank over the mean; at least 1.
     repeated_keys : bool
@@ -179,7 +181,7 @@ class Recipe:
     fixed_capacity: bool = False
     look_ahead: bool = True
     context: ContextExchange = "ring"
-    placement: Placement = "data-inside"
+    placement: Literal["any", Placement] = "any"
     imbalance: float = 1.0
     repeated_keys: bool = False
     stage_buffers: bool = False
@@ -201,10 +203,10 @@ class Recipe:
                 f"The optimizer is '{self.optimizer}'; it must be one of "
                 f"{', '.join(OPTIMIZER_BYTES)}."
             )
-        if self.placement not in get_args(Placement):
+        if self.placement not in ("any", *PLACEMENTS):
             raise InvalidInput(
                 f"The placement is '{self.placement}'; it must be one of "
-                f"{', '.join(get_args(Placement))}."
+                f"any, {', '.join(PLACEMENTS)}."
             )
         if not 1.0 <= self.imbalance <= MOST_IMBALANCE:
             raise InvalidInput(
@@ -261,8 +263,7 @@ class TrainingPlan:
     Attributes
     ----------
     tensor, pipeline, data, context : int
-        Degrees; their product is the number of devices. Ranks are placed in the order tensor,
-        context, data, pipeline, the first closest together (Narayanan et al. 2021).
+        Degrees; their product is the number of devices.
     expert, expert_tensor : int
         Ranks that share the experts, and ranks that split each; laid over tensor x context x data.
     micro_batch : int
@@ -282,10 +283,16 @@ class TrainingPlan:
         Where every rank keeps its shard of the weights under ZeRO-3 (Rajbhandari et al. 2021,
         ZeRO-Infinity): fetched over its own link and gathered layer by layer, forward and backward;
         reduced gradients leave for where the optimizer's state is.
+    placement : {"data-inside", "pipeline-inside"}
+        Which ranks stay on the fast links of a node after tensor and context ranks: ranks lie
+        closest together in the order tensor, context, data, pipeline (Narayanan et al. 2021), or
+        tensor, context, pipeline, data (Llama 3, section 3.3.2).
     first, last : int
         Layers of the first and the last stage, the rest spread over those between; 0: spread too.
+        Several chunks of a stage share its layers evenly.
     layers : tuple of int
-        Layers of every stage, instead of first and last; empty: spread evenly.
+        Layers of every stage, instead of first and last, or of every chunk in the model's order:
+        the first chunk of every stage, then the second; empty: spread evenly.
     balanced : bool
         Ask for the layers that make the slowest stage quickest, head included; pricing the plan
         (`isoflop.training.report.describe_plan`) fills them in.
@@ -307,6 +314,7 @@ class TrainingPlan:
     full_layers: int = 0
     offload_layers: int = 0
     offload_weights: Offload = "none"
+    placement: Placement = "data-inside"
     first: int = 0
     last: int = 0
     layers: tuple[int, ...] = ()
@@ -326,6 +334,11 @@ class TrainingPlan:
                 f"{self.virtual} virtual stages need a pipeline; the plan has one stage. "
                 "Use vpp1 or a pipeline degree above 1."
             )
+        if self.placement != PLACEMENTS[0] and self.pipeline == 1:
+            raise InvalidPlan(
+                f"{self.placement} places pipeline stages, and the plan has one. Give a pipeline "
+                f"degree above 1, or leave {self.placement} out."
+            )
         if self.full_layers and self.recompute not in ("none", "selective"):
             raise InvalidPlan(
                 f"full{self.full_layers} recomputes that many layers of a stage beside none or "
@@ -343,19 +356,26 @@ class TrainingPlan:
         """Raise `InvalidPlan` where uneven stages contradict the pipeline."""
         if not self.uneven:
             return
-        if self.pipeline == 1 or self.virtual > 1 or self.schedule == "dualpipe":
+        if self.pipeline == 1 or self.schedule == "dualpipe":
             raise InvalidPlan(
-                "Stages of unequal size need a pipeline of one chunk per stage and one direction: "
-                "a pp above 1, no vpp, and another schedule than dualpipe."
+                "Stages of unequal size need a pipeline of one direction: a pp above 1, and "
+                "another schedule than dualpipe."
             )
         if bool(self.layers) + bool(self.first or self.last) + self.balanced > 1:
             raise InvalidPlan(
                 "Give first and last, or the layers of every stage, or balanced; not two of them."
             )
-        if self.layers and (len(self.layers) != self.pipeline or min(self.layers) < 1):
+        if not self.layers:
+            return
+        p, v = self.pipeline, self.virtual
+        held = [sum(self.layers[s::p]) for s in range(p)]
+        if len(self.layers) != p * v or min(held) < 1:
+            named = f"stages; the pipeline has {p}, each"
+            if v > 1:
+                named = f"chunks; the pipeline has {p} stages of {v}, named in the model's order "
+                named += "(the first chunk of every stage, then the second), and each stage"
             raise InvalidPlan(
-                f"The list of layers names {len(self.layers)} stages; the pipeline has "
-                f"{self.pipeline}, each with at least one layer."
+                f"The list of layers names {len(self.layers)} {named} with at least one layer."
             )
 
     @property
@@ -387,6 +407,7 @@ class TrainingPlan:
         parts += ["layers=" + "/".join(map(str, self.layers))] if self.layers else []
         default = "interleaved" if self.virtual > 1 else "1f1b"
         parts += [self.schedule] if self.pipeline > 1 and self.schedule != default else []
+        parts += [self.placement] if self.placement != PLACEMENTS[0] else []
         return ",".join(parts)
 
 
@@ -394,9 +415,9 @@ class TrainingPlan:
 class Plans:
     """Many plans: one integer array per field of `TrainingPlan`, all of one shape.
 
-    `recompute`, `schedule` and `offload_weights` index RECOMPUTE, SCHEDULES and OFFLOAD; `shard` is
-    filled in. `stages` holds
-    the explicit layers of each stage, shape (plans, most stages), zero where a plan gives none.
+    `recompute`, `schedule`, `offload_weights` and `placement` index RECOMPUTE, SCHEDULES, OFFLOAD
+    and PLACEMENTS; `shard` is filled in. `stages` holds the explicit layers of each chunk in the
+    model's order, shape (plans, most chunks), -1 where a plan gives none.
     """
 
     tensor: Array
@@ -415,6 +436,7 @@ class Plans:
     full_layers: Array
     offload_layers: Array
     offload_weights: Array
+    placement: Array
     first: Array
     last: Array
     stages: Array
@@ -424,12 +446,14 @@ class Plans:
         """Single plans side by side."""
         names = [f.name for f in attrs.fields(cls) if f.name != "stages"]
         columns = {name: np.array([getattr(p, name) for p in plans]) for name in names}
-        columns["stages"] = np.zeros((len(plans), max((len(p.layers) for p in plans), default=0)))
+        most = max((len(p.layers) for p in plans), default=0)
+        columns["stages"] = np.full((len(plans), most), -1)
         for row, p in zip(columns["stages"], plans, strict=True):
             row[: len(p.layers)] = p.layers
         columns["recompute"] = np.array([RECOMPUTE.index(p.recompute) for p in plans])
         columns["schedule"] = np.array([SCHEDULES.index(p.schedule) for p in plans])
         columns["offload_weights"] = np.array([OFFLOAD.index(p.offload_weights) for p in plans])
+        columns["placement"] = np.array([PLACEMENTS.index(p.placement) for p in plans])
         columns["shard"] = np.array([p.shard or p.data * p.context for p in plans])
         return cls(**columns)
 
@@ -456,6 +480,7 @@ class Plans:
             "recompute": RECOMPUTE[values["recompute"]],
             "schedule": SCHEDULES[values["schedule"]],
             "offload_weights": OFFLOAD[values["offload_weights"]],
+            "placement": PLACEMENTS[values["placement"]],
             "sequence_parallel": bool(values["sequence_parallel"]),
-            "layers": tuple(int(n) for n in self.stages[index] if n > 0),
+            "layers": tuple(int(n) for n in self.stages[index] if n >= 0),
         })  # type: ignore[arg-type]  # fmt: skip

@@ -7,7 +7,7 @@ import re
 from attrs import evolve
 
 from ..errors import InvalidPlan
-from .plan import OFFLOAD, RECOMPUTE, SCHEDULES, TrainingPlan
+from .plan import OFFLOAD, PLACEMENTS, RECOMPUTE, SCHEDULES, TrainingPlan
 
 _KEYS = {
     "tp": "tensor", "pp": "pipeline", "dp": "data", "cp": "context", "ep": "expert",
@@ -18,8 +18,13 @@ _KEYS = {
 AWAY = tuple(f"weights={where}" for where in OFFLOAD)
 
 
-def parse_training_plan(text: str) -> TrainingPlan:
+def parse_training_plan(text: str, placement: str = "any") -> TrainingPlan:
     """`"tp8,pp4,vpp2,mb1,zero1,full"` as a plan; a missing dp is filled in by the caller.
+
+    Parameters
+    ----------
+    placement : {"any", "data-inside", "pipeline-inside"}
+        Where ranks lie if a text with a pipeline does not say it.
 
     Raises
     ------
@@ -41,6 +46,8 @@ def parse_training_plan(text: str) -> TrainingPlan:
             values["recompute"] = part
         elif part in SCHEDULES:
             values["schedule"] = part
+        elif part in PLACEMENTS:
+            values["placement"] = part
         elif match and match.group(1) in _KEYS:
             values[_KEYS[match.group(1)]] = int(match.group(2))
         else:
@@ -48,10 +55,13 @@ def parse_training_plan(text: str) -> TrainingPlan:
                 f"'{part}' in the plan '{text}' is not understood. Write degrees such as "
                 f"{', '.join(f'{k}2' for k in _KEYS)}, layers=8/8/7/7, balanced, sp, weights=cpu "
                 f"or weights=nvme, one of "
-                f"{', '.join(RECOMPUTE)} and one of {', '.join(SCHEDULES)}."
+                f"{', '.join(RECOMPUTE)}, one of {', '.join(SCHEDULES)} and one of "
+                f"{', '.join(PLACEMENTS)}."
             )
     if values.get("virtual", 1) != 1 and "schedule" not in values:
         values["schedule"] = "interleaved"
+    if placement != "any" and values.get("pipeline", 1) != 1:
+        values.setdefault("placement", placement)
     return TrainingPlan(**values)  # type: ignore[arg-type]
 
 

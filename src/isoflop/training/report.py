@@ -14,6 +14,7 @@ from ..hardware import Accelerator, Cluster
 from ..units import show_bytes, show_s
 from .activations import activation_modules
 from .checks import check_plan, check_recipe
+from .chunks import balanced_chunks
 from .fleet import network_of
 from .goodput import Goodput, goodput
 from .memory import memory_parts, micro_batches, total_bytes, usable_bytes, usable_host_bytes
@@ -21,7 +22,6 @@ from .offload import away_parts, shortage, usable_nvme_bytes
 from .plan import Plans, Recipe, TrainingJob, TrainingPlan
 from .search import PlanSearch, search_plans
 from .space import SpaceLimits
-from .stages import balanced
 from .time import StepPricer, StepTime
 from .timeline import StepTimeline, step_timeline
 from .utilization import step_flop
@@ -32,6 +32,8 @@ MEMORY_ERROR = 0.1
 """How far the worst of 27 measured peaks lay from its prediction (9%), rounded up."""
 LEAST_GAIN = 0.003
 """Share of speed from which a change is worth naming."""
+OTHER_PLACEMENT = {"pipeline-inside": "pipeline stages inside nodes, data ranks across",
+                   "data-inside": "data ranks inside nodes, pipeline stages across"}  # fmt: skip
 BOUND_BY = {
     "forward": "compute", "backward": "compute", "recompute": "recomputation",
     "tensor": "tensor-parallel communication", "context": "context-parallel communication",
@@ -165,7 +167,7 @@ class PlanReport:
             "model": self.job.model.id, "device": self.device.id, "devices": self.count,
             "global_batch": self.job.global_batch, "sequence_tokens": self.job.sequence_tokens,
             "gradient_exchange": self.recipe.gradient_exchange.name,
-            "context_exchange": self.recipe.context, "placement": self.recipe.placement,
+            "context_exchange": self.recipe.context, "placement": self.plan.placement,
             "activation_modules_bytes": activation_modules(
                 self.job, self.recipe, Plans.of([self.plan])
             ),
@@ -222,9 +224,8 @@ def describe_plan(
     if plan.balanced:
         layer = sum(float(step.layer[k][0]) for k in ("forward", "backward", "weight"))
         head = float(step.layer["head"][0]) / layer
-        plan = evolve(
-            plan, balanced=False, layers=balanced(job.model.depth, plan.pipeline, last=head)
-        )
+        layers = balanced_chunks(job.model.depth, plan.pipeline, plan.virtual, last=head)
+        plan = evolve(plan, balanced=False, layers=layers)
         plans = Plans.of([plan])
         step = pricer.price(plans)
     seconds = float(step.seconds[0])
@@ -312,15 +313,15 @@ def _better_plan(
 
 def _under(
     job: TrainingJob, recipe: Recipe, device: Accelerator, cluster: Cluster | None,
-    report: PlanReport, limits: SpaceLimits, worth: float, keep: bool,
+    report: PlanReport, limits: SpaceLimits, worth: float, kept: TrainingPlan | None,
 ) -> tuple[float, str] | None:  # fmt: skip
-    """Step seconds under `worth` and the plan that reaches them: the report's own, or any."""
-    if not keep:
+    """Step seconds under `worth` and the plan that reaches them: the one to keep, or any."""
+    if kept is None:
         found = search_plans(job, recipe, device, report.count, cluster, limits=limits,
                              under_s=worth)  # fmt: skip
         fast = len(found.seconds) > 0 and found.seconds[0] < worth
         return (float(found.seconds[0]), found.best.describe()) if fast else None
-    own = describe_plan(job, recipe, device, report.count, report.plan, cluster)
+    own = describe_plan(job, recipe, device, report.count, kept, cluster)
     require_fit(own, cluster)
     return (own.step_s, own.plan.describe()) if own.step_s < worth else None
 
@@ -332,12 +333,15 @@ def _changes(
     job, recipe, device = report.job, report.recipe, report.device
     tried: list[Change] = []
 
-    def attempt(name: str, r: Recipe, d: Accelerator, c: Cluster | None, j: TrainingJob) -> None:
+    def attempt(
+        name: str, r: Recipe, d: Accelerator, c: Cluster | None, j: TrainingJob,
+        plan: TrainingPlan = report.plan,
+    ) -> None:  # fmt: skip
         # Seconds per the original step's tokens, so that batches compare.
         share = job.step_tokens / j.step_tokens
         worth = report.step_s / (1.0 + LEAST_GAIN) / share
         try:
-            found = _under(j, r, d, c, report, limits, worth, keep)
+            found = _under(j, r, d, c, report, limits, worth, plan if keep else None)
         except IsoflopError:
             return
         if found is not None:
@@ -369,9 +373,13 @@ def _changes(
         fast = evolve(outer, link_bytes_per_s=2 * outer.link_bytes_per_s)
         attempt("twice the network bandwidth", recipe, device,
                 evolve(cluster, tiers=(*cluster.tiers[:-1], fast)), job)  # fmt: skip
-    if recipe.placement == "data-inside":
-        attempt("pipeline stages inside nodes, data ranks across",
-                evolve(recipe, placement="pipeline-inside"), device, cluster, job)  # fmt: skip
+    if keep and report.plan.pipeline > 1:
+        inside = report.plan.placement == "pipeline-inside"
+        other = evolve(report.plan, placement="data-inside" if inside else "pipeline-inside")
+        attempt(OTHER_PLACEMENT[other.placement], evolve(recipe, placement="any"), device, cluster,
+                job, other)  # fmt: skip
+    elif recipe.placement != "any":
+        attempt("any placement of ranks", evolve(recipe, placement="any"), device, cluster, job)
     if not recipe.overlap_tensor:
         attempt("overlap tensor-parallel communication",
                 evolve(recipe, overlap_tensor=True), device, cluster, job)  # fmt: skip

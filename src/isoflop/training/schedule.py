@@ -122,10 +122,19 @@ class Schedule(ABC):
             raise InvalidPlan(f"The schedule '{self.title}' holds one chunk per stage.")
 
     def run(
-        self, times: Sequence[StageTimes], micro_batches: int, *, chunks: int = 1,
-        transfer_s: float = 0.0,
+        self, times: Sequence[StageTimes | Sequence[StageTimes]], micro_batches: int, *,
+        chunks: int = 1,
+        transfer_s: float | Sequence[float] = 0.0,
     ) -> Timeline:  # fmt: skip
         """Simulate a step over `len(times)` stages, uneven ones too.
+
+        Parameters
+        ----------
+        times : sequence
+            Of every stage: its times, which its chunks share evenly, or those of each chunk.
+        transfer_s : float or sequence of float
+            From a stage to the next and back: the same for all, or one each, the last between the
+            last stage and the first.
 
         Raises
         ------
@@ -135,7 +144,18 @@ class Schedule(ABC):
         stages = len(times)
         self.check(stages, micro_batches, chunks)
         orders = [self.order(s, stages, micro_batches, chunks) for s in range(stages)]
-        return _simulate(orders, times, chunks, transfer_s)
+        if isinstance(transfer_s, int | float):
+            transfer_s = [float(transfer_s)] * stages
+        grid = [[evenly(t, chunks)] * chunks if isinstance(t, StageTimes) else t for t in times]
+        return _simulate(orders, grid, chunks, list(transfer_s))
+
+
+def evenly(t: StageTimes, chunks: int) -> StageTimes:
+    """Times of one of several equal chunks."""
+    return StageTimes(
+        forward_s=t.forward_s / chunks, backward_s=t.backward_s / chunks,
+        weight_s=t.weight_s / chunks,
+    )  # fmt: skip
 
 
 def weights_apart(order: Sequence[Task]) -> set[tuple[int, int, int]]:
@@ -175,7 +195,8 @@ def _needs(task: Task, stage: int, stages: int, chunks: int) -> tuple[int, Task]
 
 
 def _simulate(
-    orders: list[list[Task]], times: Sequence[StageTimes], chunks: int, transfer_s: float
+    orders: list[list[Task]], times: Sequence[Sequence[StageTimes]], chunks: int,
+    borders: list[float],
 ) -> Timeline:  # fmt: skip
     stages = len(orders)
     ended: dict[tuple[int, Task], float] = {}
@@ -186,11 +207,11 @@ def _simulate(
     apart = [weights_apart(order) for order in orders]
 
     def seconds(task: Task, s: int) -> float:
-        t = times[_position(task, s, stages)]
+        t = times[_position(task, s, stages)][task.chunk]
         late = (task.micro_batch, task.chunk, task.direction) in apart[s]
         whole = {"F": t.forward_s, "W": t.weight_s,
                  "B": t.backward_s + (0.0 if late else t.weight_s)}  # fmt: skip
-        return whole[task.kind] / chunks
+        return whole[task.kind]
 
     def ready(task: Task, s: int) -> float | None:
         """When the task's input is there; None where that is not known yet."""
@@ -198,7 +219,10 @@ def _simulate(
         if need is None:
             return 0.0
         end = ended.get(need)
-        return None if end is None else end + (transfer_s if need[0] != s else 0.0)
+        if end is None or need[0] == s:
+            return end
+        near = abs(need[0] - s) == 1
+        return end + borders[min(need[0], s) if near else -1]
 
     moved = True
     while moved:

@@ -1,11 +1,11 @@
 """The fastest plan of a space, exactly: by the least memory and the least time of whole branches.
 
-A root of the space stands for all recomputations, ZeRO stages and shards of one layout. Its bound
-is its own price without recomputation and without the traffic of gradients and sharded weights,
-with the optimizer's state sharded over all data ranks: kernels, tensor, context and expert
-collectives, bubble and stage transfers included. No plan of the root is quicker, so a root whose
-bound exceeds the best price found is never unfolded. The same holds for a branch, one kind of
-recomputation.
+A root of the space stands for all placements, recomputations, ZeRO stages and shards of one layout.
+Its bound is its own price without recomputation and without the traffic of gradients and sharded
+weights, with the optimizer's state sharded over all data ranks: kernels, tensor, context and expert
+collectives, bubble and stage transfers included, the last two as the better placement has each. No
+plan of the root is quicker, so a root whose bound exceeds the best price found is never unfolded.
+The same holds for a branch, one placement and kind of recomputation.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..hardware import Accelerator, Cluster
 from ..units import show_bytes
 from .activations import SELECTIVE
 from .calibration import TrainingCalibration
+from .fleet import network_of
 from .memory import (
     fewest_layers,
     least_bytes,
@@ -121,7 +122,10 @@ def search_plans(
     if not recipe.gradient_exchange.shards:
         limits = evolve(limits, zero=tuple(z for z in limits.zero if z < 2))
     places = tuple(range(OFFLOAD.index(recipe.offload_weights) + 1))
-    limits = evolve(limits, by_heads=limits.by_heads or recipe.context == "ulysses", weights=places)
+    limits = evolve(
+        limits, by_heads=limits.by_heads or recipe.context == "ulysses", weights=places,
+        placement=recipe.placement, fast=network_of(device, cluster, count).node,
+    )  # fmt: skip
     space = plan_space(job, count, limits)
     usable = usable_bytes(device)
     pricer = StepPricer(job=job, recipe=recipe, device=device, cluster=cluster,

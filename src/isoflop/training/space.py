@@ -10,7 +10,8 @@ from attrs import evolve, frozen
 from ..cost.features import Array
 from ..errors import InvalidPlan
 from ..models import ModelSpec
-from .plan import RECOMPUTE, SCHEDULES, Plans, TrainingJob
+from .placement import differs, stage_ranks
+from .plan import OPEN, PLACEMENTS, RECOMPUTE, SCHEDULES, Plans, TrainingJob
 
 SINGLE = tuple(SCHEDULES.index(s) for s in ("gpipe", "1f1b", "zero-bubble", "dualpipe"))
 INTERLEAVED, DUALPIPE = SCHEDULES.index("interleaved"), SCHEDULES.index("dualpipe")
@@ -28,6 +29,10 @@ class SpaceLimits:
         Devices of a node: the shard size of hybrid ZeRO.
     weights : tuple of int
         Codes of places for the shards of ZeRO 3 (see `isoflop.training.plan.OFFLOAD`).
+    placement : {"any", "data-inside", "pipeline-inside"}
+        Orders of ranks; any: both, where they differ.
+    fast : int
+        Devices that the network's fast links reach, beyond which the orders differ; 0: a node.
     by_heads : bool
         Whether context ranks share heads out (Ulysses), so that their degree must divide them too.
     mixes : bool
@@ -44,6 +49,8 @@ class SpaceLimits:
     recompute: tuple[str, ...] = RECOMPUTE
     zero: tuple[int, ...] = (0, 1, 2, 3)
     weights: tuple[int, ...] = (0,)
+    placement: str = PLACEMENTS[0]
+    fast: int = 0
     schedules: tuple[str, ...] = ("1f1b", "interleaved", "zero-bubble")
     by_heads: bool = False
     mixes: bool = True
@@ -89,15 +96,15 @@ class PlanSpace:
     """A space of plans as roots and branches: few arrays stand for all of its plans.
 
     A root fixes the degrees, the micro-batch, the schedule, the ends and sequence parallelism;
-    every root branches into kinds of recomputation, and each of those into ZeRO stages, shards and
-    places for the weights.
+    every root branches into placements, where they differ, and kinds of recomputation, and each of
+    those into ZeRO stages, shards and places for the weights.
 
     Attributes
     ----------
     roots : Plans
         Nothing recomputed, optimizer state sharded over all data ranks: no plan of a root does
         less work.
-    local : array
+    local : array, shape (placements, roots)
         Ranks of the smaller shard of each root; 0 where it has none.
     recompute, zero, weights : tuple of int
         Codes of recomputation, ZeRO stages, and codes of places for the shards of ZeRO 3.
@@ -114,41 +121,53 @@ class PlanSpace:
 
     def counts(self) -> Array:
         """Plans of every root."""
-        return len(self.recompute) * np.sum([self.has(*leaf) for leaf in self._leaves()], axis=0)
+        each = [
+            self.placed(place) * sum(self.has(self.roots, local, *leaf) for leaf in self._leaves())
+            for place, local in enumerate(self.local)
+        ]
+        return len(self.recompute) * np.sum(each, axis=0)
 
-    def has(self, zero: int, small: bool, weights: int) -> Array:
-        """Which roots have a ZeRO stage, sharded over all data ranks or the smaller shard.
+    def placed(self, place: int) -> Array:
+        """Which roots have a placement, by its code."""
+        return (self.roots.placement == place) | (self.roots.placement == OPEN)
+
+    def has(self, plans: Plans, local: Array, zero: int, small: bool, weights: int) -> Array:
+        """Which layouts have a ZeRO stage, sharded over all data ranks or the smaller shard.
 
         With weights away from the device, which also a single rank may keep there.
         """
-        ranks = self.roots.data * self.roots.context
+        ranks = plans.data * plans.context
         single = zero == min(self.zero) if 0 not in self.zero else zero == 0
         one = (ranks == 1) & single & (not small)
         if small:
-            found = (self.local > 0) & (zero > 0)
+            found = (local > 0) & (zero > 0)
         else:
             found = np.where((ranks == 1) & (weights == 0), one, True).astype(bool)
-        return found & (self.roots.pipeline == 1) if weights else found
+        return found & (plans.pipeline == 1) if weights else found
 
     def _leaves(self) -> list[tuple[int, bool, int]]:
         return [(z, small, away) for z in self.zero for small in (False, True)
                 for away in (self.weights if z == 3 else (0,))]  # fmt: skip
 
     def branches(self, index: Array) -> tuple[Plans, Array]:
-        """The roots at `index` under every kind of recomputation, and the position of each."""
-        at = np.repeat(index, len(self.recompute))
-        codes = np.tile(np.array(self.recompute, np.int32), len(index))
-        return evolve(self.roots.take(at), recompute=codes), at
+        """The roots at `index` under every placement and kind of recomputation, and the position of
+        each."""
+        roots = [index[self.placed(place)[index]] for place in range(len(PLACEMENTS))]
+        at = np.repeat(np.concatenate(roots), len(self.recompute))
+        codes = np.tile(np.array(self.recompute, np.int32), len(at) // len(self.recompute))
+        counts = [len(r) * len(self.recompute) for r in roots]
+        places = np.repeat(np.arange(len(PLACEMENTS), dtype=np.int32), counts)
+        return evolve(self.roots.take(at), recompute=codes, placement=places), at
 
     def leaves(self, branches: Plans, at: Array) -> Plans:
         """Every ZeRO stage, shard and place for weights of `branches` of the roots `at`."""
         parts: list[Plans] = []
+        local = self.local[branches.placement, at]
         for zero, small, away in self._leaves():
-            chosen = self.has(zero, small, away)[at]
+            chosen = self.has(branches, local, zero, small, away)
             part = branches.take(chosen)
-            where = at[chosen]
-            ranks = self.roots.data[where] * self.roots.context[where]
-            shard = self.local[where] if small else ranks
+            ranks = part.data * part.context
+            shard = local[chosen] if small else ranks
             stage = np.where((ranks == 1) & (away == 0), 0, zero).astype(np.int32)
             parts.append(evolve(part, zero=stage, shard=shard.astype(np.int32),
                                 offload_weights=np.full_like(stage, away)))  # fmt: skip
@@ -186,17 +205,35 @@ def plan_space(job: TrainingJob, count: int, limits: SpaceLimits | None = None) 
     table = np.concatenate(blocks, axis=1)
     columns = dict(zip(ROOT, table, strict=True))
     ranks = columns["data"] * columns["context"]
-    local = lim.node // columns["tensor"]
-    local = np.where((local > 1) & (ranks % np.maximum(local, 1) == 0) & (local < ranks), local, 0)
     plain = np.zeros(table.shape[1], np.int32)
     roots = Plans(
         **columns, zero=(ranks > 1).astype(np.int32), shard=ranks, recompute=plain,
         full_layers=plain, offload_layers=plain, offload_weights=plain,
-        stages=np.zeros((len(plain), 0), np.int32),
+        placement=_placements(columns, count, lim), stages=np.zeros((len(plain), 0), np.int32),
     )  # fmt: skip
+    local = np.stack([_local(roots, lim.node, near=near) for near in (False, True)])
     codes = tuple(RECOMPUTE.index(r) for r in lim.recompute)
     return PlanSpace(roots=roots, local=local, recompute=codes, zero=lim.zero,
                      weights=lim.weights)  # fmt: skip
+
+
+def _placements(columns: dict[str, Array], count: int, lim: SpaceLimits) -> Array:
+    """The placement of every root; one where both are the same."""
+    if lim.placement != "any":
+        chosen = PLACEMENTS.index(lim.placement)
+        return np.where(columns["pipeline"] > 1, chosen, 0).astype(np.int32)
+    tp, cp, pp, dp = (columns[k] for k in ("tensor", "context", "pipeline", "data"))
+    both = differs(tp, cp, pp, dp, node=lim.fast or lim.node, count=count)
+    return np.where(both, OPEN, 0).astype(np.int32)
+
+
+def _local(roots: Plans, node: int, *, near: bool) -> Array:
+    """Data and context ranks of a stage in one node, where fewer than all and a part of them."""
+    sharing = stage_ranks(roots.tensor, roots.context, roots.pipeline, node, near=near)
+    local = sharing // roots.tensor
+    ranks = roots.data * roots.context
+    whole = (local > 1) & (ranks % np.maximum(local, 1) == 0) & (local < ranks)
+    return np.where(whole, local, 0)
 
 
 def enumerate_plans(job: TrainingJob, count: int, limits: SpaceLimits | None = None) -> Plans:
@@ -211,8 +248,10 @@ def enumerate_plans(job: TrainingJob, count: int, limits: SpaceLimits | None = N
     return space.leaves(*space.branches(np.arange(len(space.roots))))
 
 
-ROOT = ("tensor", "pipeline", "context", "data", "expert", "expert_tensor", "micro_batch",
-        "virtual", "schedule", "first", "last", "sequence_parallel")  # fmt: skip
+ROOT: tuple[str, ...] = (
+    "tensor", "pipeline", "context", "data", "expert", "expert_tensor", "micro_batch", "virtual",
+    "schedule", "first", "last", "sequence_parallel",
+)  # fmt: skip
 """Fields that a root of the space fixes."""
 
 

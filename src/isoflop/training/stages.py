@@ -17,11 +17,17 @@ DUALPIPE, GPIPE, ZERO_BUBBLE = (SCHEDULES.index(s) for s in ("dualpipe", "gpipe"
 
 def uneven(plans: Plans) -> Array:
     """Which plans say how many layers their stages have."""
-    return (plans.first > 0) | (plans.last > 0) | (plans.stages.sum(axis=1) > 0)
+    return (plans.first > 0) | (plans.last > 0) | listed(plans)
+
+
+def listed(plans: Plans) -> Array:
+    """Which plans list the layers of every chunk."""
+    return np.any(plans.stages >= 0, axis=1, keepdims=False)
 
 
 def layers_at(plans: Plans, depth: int, stage: Array) -> Array:
-    """Layers of a stage, counted from 0, of plans that say how many theirs have."""
+    """Layers of a stage, counted from 0, all its chunks together, of plans that say how many theirs
+    have."""
     p = plans.pipeline
     given = (plans.first > 0).astype(int), (plans.last > 0).astype(int)
     between = np.maximum(p - given[0] - given[1], 1)
@@ -31,10 +37,15 @@ def layers_at(plans: Plans, depth: int, stage: Array) -> Array:
     spread = low + (place >= between - more)
     out = np.where((stage == 0) & (plans.first > 0), plans.first, spread)
     out = np.where((stage == p - 1) & (plans.last > 0), plans.last, out)
-    if plans.stages.shape[1]:
+    given = listed(plans)
+    if given.any():
         width = plans.stages.shape[1]
-        listed = plans.stages[np.arange(len(plans)), np.minimum(stage, width - 1)]
-        out = np.where((stage < width) & (listed > 0), listed, out)
+        total = np.zeros_like(p)
+        for chunk in range(int(plans.virtual[given].max())):
+            at = stage + chunk * p
+            here = plans.stages[np.arange(len(plans)), np.minimum(at, width - 1)]
+            total = total + np.where((at < width) & (chunk < plans.virtual), here, 0)
+        out = np.where(given, total, out)
     return out
 
 
@@ -48,7 +59,8 @@ def corner_stages(plans: Plans, depth: int) -> list[Array]:
     rest = np.maximum(depth - plans.first - plans.last, 0)
     fuller = (plans.first > 0) + between - rest % between
     corners = [np.zeros_like(p), np.minimum(1, p - 1), np.minimum(fuller, p - 1), p - 1]
-    return corners + [np.minimum(s, p - 1) for s in range(2, plans.stages.shape[1] - 1)]
+    most = int(p[listed(plans)].max(initial=0))
+    return corners + [np.minimum(s, p - 1) for s in range(2, most - 1)]
 
 
 def in_flight_at(plans: Plans, micro_batches: Array, stage: Array) -> Array:

@@ -10,11 +10,15 @@ chunks, m micro-batches):
     zero-bubble     (p - 1)(F + B - 2 W)      Qi et al. 2023 (ZB1P, as in DeepSeek-V3, table 2)
     DualPipe        (p / 2 - 1)(F + 2 B - 3 W)  DeepSeek-V3, table 2, F beside B counted as F + B
 
+Interleaved stages of unequal size are in `isoflop.training.chunks`.
+
 Data-parallel gradients and weights travel beside the last micro-batch's backward and the next
 forward; the rest of them is exposed.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 from attrs import define, evolve, field, frozen
@@ -22,11 +26,12 @@ from attrs import define, evolve, field, frozen
 from ..cost.features import Array
 from ..formats import load_format
 from ..hardware import Accelerator, Cluster
-from ..models import Mixer
+from ..models import LayerGroup, Mixer
 from .activations import ALTERNATE, FULL, SELECTIVE, layer_shape
 from .calibration import TrainingCalibration, load_training
+from .chunks import bubble_s, interleaved_unevenly
 from .compression import sent_bytes
-from .compute import ComputeTable, Network
+from .compute import ComputeTable, Network, expert_kernels
 from .fleet import network_of, slow_clock
 from .memory import (
     key_value_width,
@@ -35,9 +40,11 @@ from .memory import (
     stage_parameters,
 )
 from .offload import outlasting_s
+from .placement import by_placement, data_stride, owner_stride, stage_ranks
 from .plan import SCHEDULES, Plans, Recipe, TrainingJob
 from .rings import LAUNCH_S, Rings
 from .stages import layers_at, uneven
+from .transfers import transfer_s
 from .update import OPTIMIZER_BANDWIDTH_SHARE, compression_s, least_optimizer_s, optimizer_s
 
 PARTS = (
@@ -175,6 +182,11 @@ class Pricing:
         stage = np.maximum(middle, fewer * layer + head)
         mean = self.job.model.depth / p * layer + head / p
         bubble = self._bubble(stage, mean, wgrad, layer, forward + (hidden + idle) / rounds)
+        own = interleaved_unevenly(self.plans)
+        if own.any():
+            ahead = forward + (hidden + idle) / rounds + weights_f + away_f
+            times = (x[own] for x in (ahead, layer, head, self.m))
+            bubble[own] = bubble_s(self.plans.take(own), self.job.model.depth, *times)
         slow = 1.0 + self.cal.straggler * np.log2(np.maximum(self.devices / self.net.node, 1.0))
         share = self.m * slow
         extra = np.maximum(stage - middle, 0.0)
@@ -270,7 +282,7 @@ class Pricing:
         Long kernels let the host run ahead and short ones use that up, so the sum over a layer is
         a smooth maximum of the two.
         """
-        kernels = self.columns["kernels"] + self._expert_kernels()
+        kernels = self.columns["kernels"] + expert_kernels(self.job, self.r, self.plans)
         return self._waiting(busy, kernels * (3.0 + self.whole))
 
     def _waiting(self, busy: Array, launches: Array | float) -> Array:
@@ -278,24 +290,6 @@ class Pricing:
         host = launches * (self.cal.launch_traced if self.r.traced else self.cal.launch)
         q = LAUNCH_EXPONENT
         return busy * ((1.0 + (host / np.maximum(busy, 1e-12)) ** q) ** (1.0 / q) - 1.0)
-
-    def _expert_kernels(self) -> Array:
-        """Kernels per average layer that routing and grouped products launch besides."""
-        each = 0.0 if self.r.fixed_capacity else KERNELS_PER_EXPERT
-        local = sum(
-            g.count * (ROUTING_KERNELS + each * g.ffn.experts / self.plans.expert)
-            for g in self.job.model.layers if g.ffn.kind == "moe"
-        )  # fmt: skip
-        return local / self.job.model.depth + np.zeros(len(self.plans))
-
-    def _data_stride(self) -> Array:
-        """Distance between neighbours of a data ring, as its members per node have it."""
-        plans, node = self.plans, self.net.node
-        if self.r.placement == "data-inside":
-            return plans.tensor
-        sharing = np.maximum(node // (plans.tensor * plans.context * plans.pipeline), 1)
-        members = sharing * np.clip(node // plans.tensor, 1, plans.context)
-        return np.maximum(node // members, 1)
 
     def _tensor(self) -> Array:
         """Two all-reduces per layer, or as many pairs of all-gather and reduce-scatter."""
@@ -362,6 +356,13 @@ class Pricing:
         moe = [g for g in self.job.model.layers if g.ffn.kind == "moe"]
         if not moe or np.all(ep == 1):
             return np.zeros(len(self.plans))
+        plans = self.plans
+        sharing = partial(stage_ranks, plans.tensor, plans.context, plans.pipeline, self.net.node)
+        return by_placement(plans, lambda near: self._exchanged(moe, sharing(near=near)))
+
+    def _exchanged(self, moe: list[LayerGroup], inside: Array) -> Array:
+        """Seconds per layer and pass, where a node holds `inside` ranks of a stage."""
+        ep = self.plans.expert
         share = sum(g.count for g in moe) / self.job.model.depth
         k = np.mean([g.ffn.experts_per_token for g in moe])
         sp = np.where(self.plans.sequence_parallel, self.plans.tensor, 1)
@@ -370,10 +371,6 @@ class Pricing:
         token = self.tokens / sp * sent * width
         n, c = self.net, self.cal
         reached = c.exchange_fused if self.r.fused_exchange else c.exchange
-        inside = np.full_like(ep, n.node)
-        if self.r.placement == "pipeline-inside":
-            stage = np.minimum(self.plans.tensor * self.plans.context, n.node)
-            inside = np.maximum(n.node // self.plans.pipeline, stage)
         local = np.minimum(inside, ep)
         nodes = ep / local
         inner = token * k * (1.0 - 1.0 / local) / (n.inner_bytes_per_s * reached)
@@ -400,7 +397,7 @@ class Pricing:
         per_layer = (
             s.split / plans.tensor + s.replicated + s.experts / (plans.expert * plans.expert_tensor)
         )
-        stride = self._data_stride()
+        stride = data_stride(plans, self.net.node)
         ahead = self.r.look_ahead
         pieces = 1.0 if ahead else MATRICES_PER_LAYER
         gather = self.rings.ring(2.0 * per_layer, plans.shard, stride, 1.0, pieces)
@@ -447,26 +444,16 @@ class Pricing:
 
     def _transfer(self) -> Array:
         """Activations forward and gradients back between stages, once per chunk."""
-        p, v = self.plans.pipeline, self.plans.virtual
         size = 2.0 * self.tokens * self.shape.hidden / self.plans.tensor
-        n = self.net
-        stride = self.plans.tensor * self.plans.context
-        if self.r.placement == "data-inside":
-            stride = stride * self.plans.data
-        local = stride * 2 <= n.node
-        speed = np.where(local, n.inner_bytes_per_s * self.cal.scale_up,
-                         n.outer_bytes_per_s * self.cal.network)  # fmt: skip
-        each = size / speed + np.where(local, n.inner_latency_s, n.outer_latency_s) + LAUNCH_S
-        # Interleaved schedules send ahead of need; only the fill of the pipeline waits.
-        waits = np.where(v > 1, TRANSFER_REST * self.m * v + p - 1.0, self.m + p - 1.0)
-        return np.where(p > 1, 2.0 * waits * each, 0.0)
+        return transfer_s(self.plans, self.net, self.cal, size, self.m)
 
     def _gradients(self, backward: Array, forward: Array) -> Array:
         """Reduce gradients and share new weights over the data ranks, beside compute if asked."""
         plans = self.plans
         ranks = plans.data * plans.context
         dense, experts = self.held
-        stride = self._data_stride()
+        stride = data_stride(plans, self.net.node)
+        apart = owner_stride(plans, self.net.node)
         group = plans.expert * plans.expert_tensor
         owners = np.maximum(ranks * plans.tensor // group, 1)
         width = self.sent
@@ -474,10 +461,10 @@ class Pricing:
             return np.zeros(len(plans))
         work = compression_s(self.r, plans, self.device, self.m, dense + experts)
         reduce = self.rings.ring(width * dense, ranks, stride)
-        reduce = reduce + self.rings.ring(width * experts, owners, np.minimum(group, self.net.node))
+        reduce = reduce + self.rings.ring(width * experts, owners, apart)
         back = np.where(plans.zero == 0, width, 2.0)
         share = self.rings.ring(dense * back, ranks, stride)
-        share = share + self.rings.ring(experts * back, owners, np.minimum(group, self.net.node))
+        share = share + self.rings.ring(experts * back, owners, apart)
         if not self.r.overlap_data:
             return work + np.where(plans.zero == 3, 0.0, reduce + share)
         shown = self.cal.contention
@@ -502,9 +489,6 @@ def _query_width(m: Mixer) -> float:
     return float(m.heads * (m.head_dim + (m.v_head_dim or m.head_dim)))
 
 
-ROUTING_KERNELS, KERNELS_PER_EXPERT = 60.0, 8.0
-"""Small kernels of top-k, permutation and padding per layer, and per local expert where each
-expert's products are launched one by one; estimates from open training stacks."""
 HEAD_KERNELS = 8.0
 """Kernels around the layers: embedding, positions, norm, logits and the pieces of the loss."""
 LAUNCH_EXPONENT = 3.0
@@ -514,5 +498,3 @@ LIST_ENTRY_S = 1e-5
 """One view and one copy per rank of a collective that works on a list of tensors; estimate."""
 MATRICES_PER_LAYER = 4.0
 """Projections of attention and feed-forward that are gathered one by one."""
-TRANSFER_REST = 0.25
-"""Share of interleaved stage transfers that waits; estimate."""

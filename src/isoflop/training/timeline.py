@@ -9,6 +9,7 @@ of the fullest stage is the closed form of `isoflop.training.memory`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -16,10 +17,11 @@ import numpy as np
 from attrs import field, frozen
 
 from ..cost.features import Array
+from .chunks import chunk_list, flying_at
 from .memory import gathered_bytes, logit_bytes, micro_batches, stage_parts
 from .plan import Plans, Recipe, TrainingJob, TrainingPlan
 from .schedule import Slot, StageTimes, Task, Timeline, find_schedule, held_until, weights_apart
-from .stages import in_flight_at, stage_list
+from .stages import stage_list
 from .time import StepTime
 
 STANDING = ("weights", "gradients", "optimizer")
@@ -153,15 +155,7 @@ def step_timeline(
         If the schedule does not exist for the plan's numbers, or its layers do not add up.
     """
     layers = tuple(stage_list(plan, job.model.depth))
-    each = {k: float(v[0]) for k, v in step.layer.items()}
-    head = [0.0] * (len(layers) - 1) + [each["head"]]
-    times = [
-        StageTimes(
-            forward_s=n * each["forward"] + h / 3.0, backward_s=n * each["backward"] + h / 3.0,
-            weight_s=n * each["weight"] + h / 3.0,
-        )
-        for n, h in zip(layers, head, strict=True)
-    ]  # fmt: skip
+    times = _stage_times(plan, step, layers, job.model.depth)
     whole = int(step.micro_batches[0])
     count = min(whole, most) if most else whole
     waits = 2.0 * whole * plan.virtual * plan.pipeline
@@ -178,6 +172,24 @@ def step_timeline(
                         phases=tuple(phases), layers=layers)  # fmt: skip
 
 
+def _stage_times(
+    plan: TrainingPlan, step: StepTime, layers: Sequence[int], depth: int
+) -> list[StageTimes | list[StageTimes]]:  # fmt: skip
+    """Seconds of every stage, or of each of its chunks where the plan says what they hold."""
+    each = {k: float(v[0]) for k, v in step.layer.items()}
+
+    def held(n: int, last: bool) -> StageTimes:
+        parts = {k: n * each[k] + last * each["head"] / 3.0
+                 for k in ("forward", "backward", "weight")}  # fmt: skip
+        return StageTimes(**{f"{k}_s": v for k, v in parts.items()})
+
+    p, v = plan.pipeline, plan.virtual
+    if not plan.uneven or v == 1:
+        return [held(n, s == p - 1) for s, n in enumerate(layers)]
+    chunks = chunk_list(plan, depth)
+    return [[held(chunks[s + c * p], s + c * p == p * v - 1) for c in range(v)] for s in range(p)]
+
+
 class _Memory:
     """Walks one stage's tasks and notes its memory."""
 
@@ -186,10 +198,15 @@ class _Memory:
         one, at = Plans.of([plan]), np.array([stage])
         parts = stage_parts(job, recipe, one, at)
         count = micro_batches(job, one)
-        flying = in_flight_at(one, count, at)
+        flying = flying_at(one, job.model.depth, count, at)
         self.step, self.stage = step, stage
         self.standing = {k: float(parts[k][0]) for k in STANDING}
-        self.each = float(parts["activations"][0] / flying[0]) / plan.virtual
+        # Bytes of a micro-batch by chunk.
+        whole, v = float(parts["activations"][0] / flying[0]), plan.virtual
+        self.each = [whole / v] * v
+        if plan.uneven and v > 1:
+            mine = chunk_list(plan, job.model.depth)[stage :: plan.pipeline]
+            self.each = [whole * n / sum(mine) for n in mine]
         held = count if plan.schedule == "gpipe" and plan.pipeline > 1 else np.ones(1)
         self.logits = float((logit_bytes(job, recipe, one, count) / held)[0])
         self.back = float(parts["transient"][0])
@@ -214,8 +231,8 @@ class _Memory:
 
     def _task(self, start: float, end: float, tasks: list[Task], apart: set) -> None:
         """One slot: a task, or a forward and a backward beside each other."""
-        added = self.each * sum(t.kind == "F" for t in tasks)
-        freed = self.each * sum(held_until(t, apart) for t in tasks)
+        added = sum(self.each[t.chunk] for t in tasks if t.kind == "F")
+        freed = sum(self.each[t.chunk] for t in tasks if held_until(t, apart))
         passing = self.front if all(t.kind == "F" for t in tasks) else self.back
         pair = len(tasks) > 1
         # Beside a backward the activations of both are there; alone they grow and shrink evenly.

@@ -70,7 +70,8 @@ class FrontierTuning(TrainingMethod):
                           sequence_tokens=setting.sequence_tokens)  # fmt: skip
         rows = [_row(here, job, "start", BASE)]
         rows += [_row(here, job, name, evolve(BASE, **change)) for name, change in CHANGES]
-        recipe, limits = Recipe(), SpaceLimits(context=1, mixes=False)
+        recipe = Recipe(placement="data-inside")
+        limits = SpaceLimits(context=1, mixes=False)
         found = search_plans(job, recipe, device, count, cluster, limits=limits)
         rows.append(_row(here, job, "all at once", found.best))
         start, best = rows[0], rows[-1]
