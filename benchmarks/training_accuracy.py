@@ -19,7 +19,7 @@ from attrs import evolve
 from tools.calibrate_training import FITTED, TIMED, fit_family, log_errors, publisher
 
 from isoflop.evidence.case import Case, Prediction
-from isoflop.evidence.ranking import RankedPlans, rank_plans
+from isoflop.evidence.ranking import RankedPlans, kendall_tau, rank_plans
 from isoflop.evidence.read import read_cases
 from isoflop.evidence.training_predict import predict_training
 from isoflop.evidence.training_rows import TrainingQuestion
@@ -28,6 +28,8 @@ from isoflop.training.plan import Plans
 
 APART = (0.03, 0.1)
 """How far apart pairs are whose order is counted, beside all that are not ties."""
+LARGE_GROUP = 20
+"""Plans from which on a surface is fitted to a group."""
 LAUNCH_SCATTER, DRAWS = 0.14, 20
 """Standard deviation of log time of traced layers that wait for launches, as measured here, and how
 often it is drawn."""
@@ -71,6 +73,31 @@ def ranking(predictions: list[Prediction], all_groups: bool = False) -> None:
             for r in g.rows():
                 print(f"      {r['plan']:44s} measured {r['measured']:5.2f}  "
                       f"predicted {r['predicted']:5.2f}, place {r['predicted_place']}")  # fmt: skip
+
+
+def surfaces(predictions: list[Prediction]) -> None:
+    """What order a smooth surface has that is fitted to measured plans themselves: a quadratic in
+    the logarithms of tensor and pipeline degrees and micro-batch, and in the prediction."""
+    groups: dict[str, list[Prediction]] = defaultdict(list)
+    for p in predictions:
+        if p.predicted and p.case.metric == "step_s" and not question(p.case).recipe.traced:
+            q = question(p.case)
+            groups[f"{q.job.model.name} on {q.plans[0].devices}"].append(p)
+    for name, rows in groups.items():
+        if len(rows) < LARGE_GROUP:
+            continue
+        plans = [question(p.case).plans[0] for p in rows]
+        x = np.log2([(p.tensor, p.pipeline, p.micro_batch) for p in plans]).T
+        products = [x[i] * x[j] for i in range(3) for j in range(i, 3)]
+        own = np.log([p.predicted for p in rows])  # type: ignore[list-item]
+        terms = np.stack([np.ones(len(rows)), own, *x, *products], axis=1)
+        measured = np.log([p.case.measured for p in rows])
+        onto = terms @ np.linalg.pinv(terms)
+        fitted = onto @ measured
+        apart = measured - (measured - fitted) / (1.0 - np.diag(onto))
+        tau, held_out = (kendall_tau(f, measured)[0] for f in (fitted, apart))
+        print(f"  {name}, {len(rows)} plans: a quadratic surface fitted to these rows has tau "
+              f"{tau:.2f}, {held_out:.2f} on the row it does not see")  # fmt: skip
 
 
 def apart_tau(groups: list[RankedPlans], ratio: float) -> float:
@@ -262,6 +289,7 @@ def report(data: Path, cross: bool = False, groups: bool = False, sources: bool 
     cases = read(data)
     predictions = predict_training(cases)
     ranking(predictions, groups)
+    surfaces(predictions)
     traced_layers(predictions)
     memory(predictions)
     if sources:
