@@ -15,7 +15,7 @@ def test_every_run_states_one_figure_and_its_source():
         )  # fmt: skip
         assert sum(bool(x) for x in stated) == 1
         assert 0 <= max(stated[:2]) < 0.7
-        assert "arXiv" in run.citation()
+        assert "arXiv" in run.citation() or "documentation" in run.citation()
         assert run.figure
 
 

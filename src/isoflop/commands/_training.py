@@ -86,8 +86,11 @@ class RecipeOptions:
         Let the search keep activations of some layers in host memory where that is quicker than
         computing them again; in a plan of yours: offload20.
     recompute_modules
-        Modules computed again in every layer, by commas: layernorm, mla_up_proj, mlp, moe_act,
-        shared_experts.
+        Modules computed again in every layer, by commas: layernorm, core_attn, mla_up_proj, mlp,
+        moe_act, moe, shared_experts.
+    graphs
+        Launches that CUDA graphs replay: none, those of layers but for routed experts, or a whole
+        iteration.
     narrow_activations
         Products of 8 or 4 bits keep their inputs as narrow (Transformer Engine).
     gradients
@@ -117,6 +120,9 @@ class RecipeOptions:
     offload_weights: Place = "none"
     offload_activations: Flag = False
     recompute_modules: str = ""
+    graphs: Annotated[Literal["none", "layers", "iteration"], Parameter(name="--cuda-graphs")] = (
+        "none"
+    )
     narrow_activations: Flag = False
     gradients: str = ""
     held_gradients: Literal["fp32", "bf16"] = "fp32"
@@ -138,7 +144,7 @@ class RecipeOptions:
             exchange=self.gradients, gradient_bytes=4.0 if self.held_gradients == "fp32" else 2.0,
             context=self.context, placement=self.placement, imbalance=self.imbalance,
             master_bytes=MASTER[self.master], adapters=self.adapters,
-            narrow_activations=self.narrow_activations,
+            narrow_activations=self.narrow_activations, graphs=self.graphs,
             recompute_modules=_modules(self.recompute_modules),
             overlap_tensor=self.overlap_tensor, overlap_expert=self.overlap_expert,
             fused_exchange=True,

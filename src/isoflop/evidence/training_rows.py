@@ -16,6 +16,7 @@ from ..training.memory import usable_bytes, usable_host_bytes
 from ..training.plan import Plans, Recipe, TrainingJob, TrainingPlan
 from ..training.search import fill_memory
 from ..training.utilization import Convention
+from .bridge import preset_of, release
 from .case import Case
 from .silicon_rows import number
 
@@ -296,12 +297,17 @@ def _bridge_recipe(recipe: Recipe, row: dict[str, str]) -> Recipe:
     """
     model = training_model(row)
     routed = any(g.ffn.kind == "moe" for g in model.layers)
-    return evolve(
+    recipe = evolve(
         recipe, gradient_bytes=2.0, narrow_activations=True,
         optimizer="adam16" if routed else "adam",
         recompute_modules=("mla_up_proj",) if _latent(model) else (),
         offload_activations=_whole(row, "zero_stage", 1) == 3,
     )  # fmt: skip
+    preset = preset_of(row)
+    if preset is None:
+        return recipe
+    return evolve(recipe, fused_exchange=preset.fused, overlap_expert=preset.overlap,
+                  graphs=preset.graphs, recompute_modules=preset.modules)  # fmt: skip
 
 
 def _fused_exchange(row: dict[str, str]) -> bool:
@@ -310,10 +316,10 @@ def _fused_exchange(row: dict[str, str]) -> bool:
     The published configurations name such a dispatcher for models with latent attention, whatever
     the release, and for all mixtures from 26.06 on.
     """
-    match = re.search(r"(\d\d\.\d\d)(\.\d+)?$", row["source"])
-    if match is None:
+    number = release(row["source"])
+    if number is None:
         return False
-    return _latent(training_model(row)) or float(match.group(1)) >= FUSED_EXCHANGE_RELEASE
+    return _latent(training_model(row)) or number >= FUSED_EXCHANGE_RELEASE
 
 
 def _latent(model: ModelSpec) -> bool:

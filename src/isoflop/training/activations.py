@@ -169,6 +169,8 @@ def _feed_forward(kept: dict[str, float], hidden: int, f: FeedForward, recipe: R
     gates = _kept_outputs(f.expert_kind, recipe)
     # The router reads the norm's output in 16 bits.
     kept["whole"] += 2.0 * hidden + 4.0 * f.experts
+    if "moe" in again:
+        return
     if "shared_experts" not in again:
         kept["sharded"] += (2.0 * gates + narrow) * f.shared_inner
     # Dispatched inputs, outputs before they are combined, and what is between.

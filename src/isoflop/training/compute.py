@@ -27,14 +27,15 @@ from ..plans import Formats, Plan
 from .plan import Plans, Recipe, TrainingJob
 
 COLUMNS = (
-    "gemm_f", "attention_f", "stream_f", "experts_f", "scan_f", "cast_f",
-    "gemm_d", "attention_d", "stream_d", "experts_d", "scan_d", "cast_d",
+    "gemm_f", "attention_f", "stream_f", "experts_f", "around_f", "scan_f", "cast_f",
+    "gemm_d", "attention_d", "stream_d", "experts_d", "around_d", "scan_d", "cast_d",
     "gemm_w", "experts_w", "scan_w",
-    "again_gemm", "again_stream",
+    "again_gemm", "again_experts", "again_stream",
     "head_f", "head_b", "embedding", "core", "kernels", "flop", "head_flop", "core_flop",
 )  # fmt: skip
 """Seconds per layer by kind: forward, gradient of inputs (d) and of weights (w); whole-model head
-and embedding; casts round operands to 8 or 4 bits; `core` is what selective recomputation repeats
+and embedding; `around` the products of routed experts stand kernels that move their tokens; casts
+round operands to 8 or 4 bits; `core` is what selective recomputation repeats
 and `again` what the recipe's modules do; kernels and FLOP are counts."""
 
 
@@ -85,7 +86,7 @@ class TrainingTimer(KernelTimer):
         return np.maximum(linear(op.flop, batch) / (rate * share), memory)
 
     def _moe(self, op: Operator, batch: Batch) -> Array:
-        """Grouped products over balanced experts: rows of all local experts, weights of each."""
+        """Products of balanced experts, one after another."""
         s = op.shape
         if self._untiled:
             return self._roofline(op, batch, GEMM_SHARE)
@@ -93,16 +94,15 @@ class TrainingTimer(KernelTimer):
         assert op.weight_format is not None
         rate, name = self._rate(op.weight_format)
         p = self._parameters(self.calibration.gemm, op.weight_format, name)
-        rows = linear(s.rows, batch) * s.experts_per_token * s.experts / s.experts_total
+        # Of every expert, whether it is here or not.
+        rows = linear(s.rows, batch) * s.experts_per_token / s.experts_total
         width = op.weight_format.bytes_per_value
         total = np.zeros(batch.shape)
         for n, k in (((2 if s.gated else 1) * s.inner, s.hidden), (s.hidden, s.inner)):
-            total = total + gemm_time_s(
+            total = total + s.experts * gemm_time_s(
                 p, self.shape, rows, float(n), float(k), rate_flop_per_s=rate,
                 weight_bytes_per_value=width, activation_bytes_per_value=min(width, 2.0),
             )  # fmt: skip
-            others = (s.experts - 1) * n * k * width
-            total = total + others / self.shape.bandwidth_bytes_per_s
         return total
 
 
@@ -223,7 +223,8 @@ class ComputeTable:
                 flop = op.count * linear(op.flop, batch) / share
                 _place(c, op, suffix, op.count * each / share, flop, self.job.model.depth)
                 if suffix == "f" and _repeated(op, self.recipe):
-                    kind = "again_gemm" if op.kind == "gemm" else "again_stream"
+                    kind = {"gemm": "again_gemm", "moe": "again_experts"}.get(op.kind)
+                    kind = kind or "again_stream"
                     c[kind] = c[kind] + op.count * each / share / self.job.model.depth
         if routed and "moe_act" in self.recipe.recompute_modules:
             c["again_stream"] = c["again_stream"] + self._expert_activation_s(tokens, tp, sq, etp)
@@ -267,10 +268,12 @@ def _split_softmax(model: ModelSpec, tensor: int, micro_batch: Array) -> Array:
 
 
 def expert_kernels(job: TrainingJob, recipe: Recipe, plans: Plans) -> Array:
-    """Kernels per average layer that routing and grouped products launch besides."""
-    each = 0.0 if recipe.fixed_capacity else KERNELS_PER_EXPERT
+    """Kernels per average layer that routing and grouped products launch besides, where no graph
+    replays them."""
+    each = 0.0 if recipe.fixed_capacity or recipe.graphs == "iteration" else KERNELS_PER_EXPERT
+    routing = ROUTING_KERNELS if recipe.graphs == "none" else 0.0
     local = sum(
-        g.count * (ROUTING_KERNELS + each * g.ffn.experts / plans.expert)
+        g.count * (routing + each * g.ffn.experts / plans.expert)
         for g in job.model.layers if g.ffn.kind == "moe"
     )  # fmt: skip
     return local / job.model.depth + np.zeros(len(plans))
@@ -284,10 +287,12 @@ REPEATED = {
     "mla_up_proj": ("query up projection", "key/value up projection", "rope and cache write"),
     "mlp": ("gate and up projection", "up projection", "activation", "down projection"),
     "shared_experts": ("shared ",),
+    "moe": ("routed experts", "shared ", "expert input projection", "expert output projection"),
+    "core_attn": (),
     "moe_act": (),
 }
-"""How the names of the kernels begin that a recomputed module runs again; the activation inside
-routed experts is part of their product and counted apart."""
+"""How the names of the kernels begin that a recomputed module runs again; the attention core has a
+column of its own, and the activation inside routed experts is counted apart."""
 
 
 def _repeated(op: Operator, recipe: Recipe) -> bool:
@@ -330,6 +335,7 @@ def _place(c: dict, op: Operator, suffix: str, seconds: Array, flop: Array, dept
         c["embedding"] = c["embedding"] + seconds
         return
     kind = {"gemm": "gemm", "moe": "experts", "scan": "scan"}.get(op.kind, "stream")
+    kind = "around" if kind == "stream" and op.name.startswith(ROUTED) else kind
     kind = "cast" if "quantize" in op.name else kind
     core = op.kind in ("prefill", "mla_prefill") or op.name.startswith("attention ")
     if core:

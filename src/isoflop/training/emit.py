@@ -41,6 +41,11 @@ def emit(framework: str, job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -
             f"{framework} has no setting for {', '.join(recipe.recompute_modules)} alone; leave "
             "--recompute-modules out, or emit for megatron."
         )
+    if recipe.graphs != "none" and framework != "megatron":
+        raise InvalidInput(
+            f"No setting of {framework} is known here for CUDA graphs; leave --cuda-graphs out, or "
+            "emit for megatron."
+        )
     return writers[framework](job, recipe, plan)
 
 
@@ -87,6 +92,7 @@ def _megatron(job: TrainingJob, recipe: Recipe, plan: TrainingPlan) -> str:
         kinds = {"ring": "p2p", "all-gather": "allgather", "ulysses": "a2a"}
         args.append(f"--cp-comm-type {kinds[recipe.context]}")
     args += _megatron_recipe(recipe)
+    args += _megatron_graphs(job, recipe)
     args += ["--tp-comm-overlap"] if recipe.overlap_tensor and plan.tensor > 1 else []
     if recipe.overlap_expert and plan.expert > 1:
         args.append("--overlap-moe-expert-parallel-comm")
@@ -107,6 +113,19 @@ def _megatron_selective(recipe: Recipe, plan: TrainingPlan) -> list[str]:
         return []
     args = ["--recompute-granularity selective"]
     return args + ([f"--recompute-modules {' '.join(modules)}"] if recipe.recompute_modules else [])
+
+
+def _megatron_graphs(job: TrainingJob, recipe: Recipe) -> list[str]:
+    """Which launches CUDA graphs replay: parts of layers, or an iteration."""
+    if recipe.graphs == "none":
+        return []
+    if recipe.graphs == "iteration":
+        return ["--cuda-graph-impl local --cuda-graph-scope full_iteration"]
+    routed = any(g.ffn.kind == "moe" for g in job.model.layers)
+    state = any(g.mixer.kind in ("ssm", "linear") for g in job.model.layers)
+    parts = ["attn", *(["mamba"] if state else []),
+             *(["moe_router", "moe_preprocess"] if routed else ["mlp"])]  # fmt: skip
+    return [f"--cuda-graph-impl transformer_engine --cuda-graph-scope {' '.join(parts)}"]
 
 
 def _megatron_recipe(recipe: Recipe) -> list[str]:

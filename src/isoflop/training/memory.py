@@ -351,6 +351,13 @@ def key_value_width(m: Mixer, recipe: Recipe) -> float:
     return float(heads * (m.head_dim + (m.v_head_dim or m.head_dim)))
 
 
+def query_width(m: Mixer) -> float:
+    """Values per token of a layer's queries and attention outputs."""
+    if m.kind != "attention":
+        return 0.0
+    return float(m.heads * (m.head_dim + (m.v_head_dim or m.head_dim)))
+
+
 def _stage_buffers(job: TrainingJob, recipe: Recipe, plans: Plans, tokens: Array) -> Array:
     """Inputs, gradients and outputs that libraries keep at stage borders for all micro-batches."""
     if not recipe.stage_buffers:

@@ -25,7 +25,8 @@ Offload = Literal["none", "cpu", "nvme"]
 ContextExchange = Literal["ring", "all-gather", "ulysses"]
 Placement = Literal["data-inside", "pipeline-inside"]
 Optimizer = Literal["adam", "adam16", "adam8bit", "adafactor", "muon", "sgd", "learned"]
-Module = Literal["layernorm", "mla_up_proj", "mlp", "moe_act", "shared_experts"]
+Module = Literal["layernorm", "core_attn", "mla_up_proj", "mlp", "moe_act", "moe", "shared_experts"]
+Graphs = Literal["none", "layers", "iteration"]
 SCHEDULES = get_args(Schedule)
 OFFLOAD = get_args(Offload)
 PLACEMENTS = get_args(Placement)
@@ -106,6 +107,9 @@ class Recipe:
     fused_exchange : bool
         Expert dispatch and combine in one kernel each (DeepEP and its successors), near the link's
         rate, instead of permutations around a library's all-to-all.
+    graphs : {"none", "layers", "iteration"}
+        Which launches CUDA graphs replay: those of layers but for the products of routed experts,
+        whose numbers of tokens change; or all of a step.
     fixed_capacity : bool
         Every expert computes as many token slots, and drops what exceeds them: its products are
         batched without asking the device how many tokens came.
@@ -150,9 +154,10 @@ class Recipe:
         `offload_layers`) where recomputing layers is slower.
     recompute_modules : tuple of str
         Modules of every layer computed again beside the plan's recomputation, by the names
-        Megatron-LM gives them: layernorm (outputs of the norms), mla_up_proj (queries, keys and
-        values from their latents), mlp (dense feed-forward), moe_act (activations inside routed
-        experts), shared_experts.
+        Megatron-LM gives them: layernorm (outputs of the norms), core_attn (scores and what they
+        weigh), mla_up_proj (queries, keys and values from their latents), mlp (dense feed-forward),
+        moe_act (activations inside routed experts), moe (routed and shared experts with their
+        exchange), shared_experts.
     narrow_activations : bool
         Whether products of 8 or 4 bits keep their inputs as narrow as they read them (Transformer
         Engine); otherwise inputs are kept in 16 bits and rounded again (torchao).
@@ -179,6 +184,7 @@ class Recipe:
     overlap_expert: bool = False
     fused_exchange: bool = False
     fixed_capacity: bool = False
+    graphs: Graphs = "none"
     look_ahead: bool = True
     context: ContextExchange = "ring"
     placement: Literal["any", Placement] = "any"
@@ -217,6 +223,10 @@ class Recipe:
             raise InvalidInput(
                 f"The context exchange is '{self.context}'; it must be one of "
                 f"{', '.join(get_args(ContextExchange))}."
+            )
+        if self.graphs not in get_args(Graphs):
+            raise InvalidInput(
+                f"CUDA graphs are '{self.graphs}'; they replay {', '.join(get_args(Graphs))}."
             )
         if self.exchange:
             find_exchange(self.exchange)

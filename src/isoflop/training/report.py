@@ -32,6 +32,8 @@ MEMORY_ERROR = 0.1
 """How far the worst of 27 measured peaks lay from its prediction (9%), rounded up."""
 LEAST_GAIN = 0.003
 """Share of speed from which a change is worth naming."""
+WORTH_GRAPHS = 0.02
+"""Share of a step that waits for launches from which on graphs are worth a try."""
 OTHER_PLACEMENT = {"pipeline-inside": "pipeline stages inside nodes, data ranks across",
                    "data-inside": "data ranks inside nodes, pipeline stages across"}  # fmt: skip
 BOUND_BY = {
@@ -168,6 +170,7 @@ class PlanReport:
             "global_batch": self.job.global_batch, "sequence_tokens": self.job.sequence_tokens,
             "gradient_exchange": self.recipe.gradient_exchange.name,
             "context_exchange": self.recipe.context, "placement": self.plan.placement,
+            "cuda_graphs": self.recipe.graphs,
             "activation_modules_bytes": activation_modules(
                 self.job, self.recipe, Plans.of([self.plan])
             ),
@@ -380,6 +383,9 @@ def _changes(
                 job, other)  # fmt: skip
     elif recipe.placement != "any":
         attempt("any placement of ranks", evolve(recipe, placement="any"), device, cluster, job)
+    if recipe.graphs == "none" and report.step_parts["host"] > WORTH_GRAPHS * report.step_s:
+        attempt("launches of layers in CUDA graphs", evolve(recipe, graphs="layers"), device,
+                cluster, job)  # fmt: skip
     if not recipe.overlap_tensor:
         attempt("overlap tensor-parallel communication",
                 evolve(recipe, overlap_tensor=True), device, cluster, job)  # fmt: skip

@@ -26,19 +26,14 @@ from attrs import define, evolve, field, frozen
 from ..cost.features import Array
 from ..formats import load_format
 from ..hardware import Accelerator, Cluster
-from ..models import LayerGroup, Mixer
+from ..models import LayerGroup
 from .activations import ALTERNATE, FULL, SELECTIVE, layer_shape
 from .calibration import TrainingCalibration, load_training
 from .chunks import bubble_s, interleaved_unevenly
 from .compression import sent_bytes
 from .compute import ComputeTable, Network, expert_kernels
 from .fleet import network_of, slow_clock
-from .memory import (
-    key_value_width,
-    micro_batches,
-    stage_layers,
-    stage_parameters,
-)
+from .memory import key_value_width, micro_batches, query_width, stage_layers, stage_parameters
 from .offload import outlasting_s
 from .placement import by_placement, data_stride, owner_stride, stage_ranks
 from .plan import SCHEDULES, Plans, Recipe, TrainingJob
@@ -130,7 +125,7 @@ class Pricing:
         self.columns = pricer.table.columns(plans)
         if self.r.imbalance > 1.0:
             # All wait for the fullest expert rank.
-            for name in ("experts_f", "experts_d", "experts_w"):
+            for name in ("experts_f", "experts_d", "experts_w", "around_f", "around_d"):
                 self.columns[name] = self.columns[name] * self.r.imbalance
         self.shape = layer_shape(pricer.job.model, pricer.recipe)
         devices = plans.tensor * plans.pipeline * plans.data * plans.context
@@ -158,7 +153,10 @@ class Pricing:
         experts = self._experts()
         rounds = 2.0 + self.whole
         compute = forward + dgrad + wgrad + again
-        inside = tensor * rounds + self._skew(compute), context * rounds, experts * rounds
+        anew = 1.0 - self.whole if "moe" in self.r.recompute_modules else 0.0
+        inside = (
+            tensor * rounds + self._skew(compute), context * rounds, experts * (rounds + anew)
+        )  # fmt: skip
         hidden = sum(inside)
         idle = self._idle(compute if self.r.traced else compute + hidden)
         weights_f, weights_b = self._gathered(forward + hidden / rounds, dgrad + wgrad + again)
@@ -238,28 +236,30 @@ class Pricing:
         attention = attention * (c.attention_older if fused and self.r.older_attention else 1.0)
         back = attention * (c.attention_backward if fused else 1.0)
         f = gemm * k["gemm_f"] + attention * k["attention_f"] + stream * k["stream_f"]
-        f = f + c.experts * gemm * k["experts_f"] + c.scan * k["scan_f"]
+        f = f + c.experts * gemm * k["experts_f"] + stream * k["around_f"] + c.scan * k["scan_f"]
         # Libraries of 8-bit products bring fused casts, also where all else runs eagerly.
         f = f + c.stream * k["cast_f"]
         d = gemm * k["gemm_d"] + back * k["attention_d"]
-        d = d + stream * c.stream_backward * k["stream_d"]
+        d = d + stream * c.stream_backward * (k["stream_d"] + k["around_d"])
         d = d + c.experts * gemm * k["experts_d"] + c.scan * k["scan_d"]
         d = d + c.stream * c.stream_backward * k["cast_d"]
         trained = 0.0 if self.r.adapters else 1.0
         w = gemm * k["gemm_w"] + c.experts * gemm * k["experts_w"] + c.scan * k["scan_w"]
         w = trained * (w + self._accumulation())
         core = attention * k["core"]
-        recompute = self.plans.recompute
+        recompute, modules = self.plans.recompute, self.r.recompute_modules
         second = (
             0.5 * gemm * k["gemm_f"]
             + stream * k["stream_f"]
             + c.stream * k["cast_f"]
             + 0.5 * c.experts * gemm * k["experts_f"]
+            + stream * k["around_f"]
             + c.scan * k["scan_f"]
         )
-        again = np.where(recompute == SELECTIVE, core, 0.0)
+        again = np.where((recompute == SELECTIVE) | ("core_attn" in modules), core, 0.0)
         again = np.where(recompute == ALTERNATE, second, again)
         again = again + gemm * k["again_gemm"] + stream * k["again_stream"]
+        again = again + c.experts * gemm * k["again_experts"]
         again = self.whole * f + (1.0 - self.whole) * again
         return f, d, w, again
 
@@ -282,7 +282,9 @@ class Pricing:
         Long kernels let the host run ahead and short ones use that up, so the sum over a layer is
         a smooth maximum of the two.
         """
-        kernels = self.columns["kernels"] + expert_kernels(self.job, self.r, self.plans)
+        kernels = expert_kernels(self.job, self.r, self.plans)
+        if self.r.graphs == "none":
+            kernels = kernels + self.columns["kernels"]
         return self._waiting(busy, kernels * (3.0 + self.whole))
 
     def _waiting(self, busy: Array, launches: Array | float) -> Array:
@@ -326,7 +328,7 @@ class Pricing:
         width = np.mean([key_value_width(g.mixer, self.r) for g in layers])
         attention = self.cal.attention * self.columns["attention_f"]
         if self.r.context == "ulysses":
-            both = width + np.mean([_query_width(g.mixer) for g in layers])
+            both = width + np.mean([query_width(g.mixer) for g in layers])
             return np.where(cp > 1, self._all_to_all(2.0 * self.tokens * both), 0.0)
         payload = 2.0 * self.tokens * cp * width / self.plans.tensor
         time = self.rings.ring(payload, cp, self.plans.tensor)
@@ -375,9 +377,7 @@ class Pricing:
         nodes = ep / local
         inner = token * k * (1.0 - 1.0 / local) / (n.inner_bytes_per_s * reached)
         visited = (nodes - 1.0) * (1.0 - (1.0 - 1.0 / nodes) ** k)
-        # Libraries of fused exchanges drive adapters at their rate too (DeepEP: 43 to 58 GB/s of
-        # RDMA per device behind 50 GB/s adapters), others at that of collectives.
-        across = c.exchange_fused if self.r.fused_exchange else c.network
+        across = FUSED_ADAPTER_SHARE if self.r.fused_exchange else c.network
         outer = token * visited / (n.outer_bytes_per_s * across)
         time = 2.0 * share * ((inner + outer) * self.r.imbalance + LAUNCH_S)
         if self.r.overlap_expert:
@@ -482,13 +482,9 @@ class Pricing:
         return self.m * (layer + rounds / 3.0 * k["head_flop"] / plans.pipeline)
 
 
-def _query_width(m: Mixer) -> float:
-    """Values per token of a layer's queries and attention outputs."""
-    if m.kind != "attention":
-        return 0.0
-    return float(m.heads * (m.head_dim + (m.v_head_dim or m.head_dim)))
-
-
+FUSED_ADAPTER_SHARE = 0.9
+"""Share of their rate at which fused exchanges drive network adapters (DeepEP: 43 to 58 GB/s of
+RDMA per device behind 50 GB/s adapters)."""
 HEAD_KERNELS = 8.0
 """Kernels around the layers: embedding, positions, norm, logits and the pieces of the loss."""
 LAUNCH_EXPONENT = 3.0

@@ -13,7 +13,7 @@ from attrs import evolve, frozen
 from ...models import ModelSpec
 from ...plans import Plan
 from .assemble import forward_operators
-from .base import AttentionShape, Builder, GemmShape, Operator
+from .base import AttentionShape, Builder, GemmShape, MoeShape, Operator
 
 ATTENTION_BACKWARD = 2.5
 """Products of attention's backward pass per product of its forward pass."""
@@ -69,6 +69,7 @@ def training_operators(
         forward = [o for op in forward for o in _unfused(op, model, plan, sequence_tokens)]
     if plan.formats.of("weights").bits <= 8:
         forward = [o for op in forward for o in (op, *_quantize(op, 1.0))]
+    forward = [o for op in forward for o in _apart(op, plan)]
     backward: list[Operator] = []
     weights: list[Operator] = []
     for op in forward:
@@ -137,6 +138,35 @@ def _unfused(op: Operator, model: ModelSpec, plan: Plan, width: int) -> list[Ope
         written={"prefill_tokens": written * heads * width},
     )  # fmt: skip
     return b.operators
+
+
+def _apart(op: Operator, plan: Plan) -> list[Operator]:
+    """Routed experts as their products and the kernels around them; any other operator as it is.
+
+    Of every copy of a token that a rank computes: copies are sorted by expert before the first
+    product and summed by token after the last; between them stands the activation. Engines that
+    serve fuse all three into their products.
+    """
+    s = op.shape
+    if not isinstance(s, MoeShape):
+        return [op]
+    each = s.experts_per_token * s.experts / s.experts_total
+    copies = {k: v * each for k, v in s.rows.items()}
+    act = plan.formats.of("activations").bytes_per_value
+    before = (2 if s.gated else 1) * s.inner
+    widths = {
+        "permutation": (s.hidden, s.hidden),
+        "activation": (before, s.inner),
+        "sum": (s.hidden, s.hidden / s.experts_per_token),
+    }
+    products = evolve(op, written={k: v * act * (before + s.hidden) for k, v in copies.items()})
+    return [products] + [
+        evolve(op, name=f"{op.name} {name}", kind="stream", flop={}, weight_bytes=0.0, rate=None,
+               weight_format=None, shape=None,
+               read={k: v * act * read for k, v in copies.items()},
+               written={k: v * act * written for k, v in copies.items()})
+        for name, (read, written) in widths.items()
+    ]  # fmt: skip
 
 
 def _quantize(op: Operator, passes: float) -> list[Operator]:
