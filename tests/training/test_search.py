@@ -1,9 +1,13 @@
+import json
+import math
+
 import numpy as np
 import pytest
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isoflop.cli import main
 from isoflop.errors import DoesNotFit, InvalidPlan
 from isoflop.hardware import load_accelerator, load_fleet
 from isoflop.models import FeedForward, LayerGroup, Mixer, ModelSpec, load_model
@@ -19,7 +23,7 @@ from isoflop.training.memory import (
 from isoflop.training.plan import OPEN, PLACEMENTS, Plans, Recipe, TrainingJob
 from isoflop.training.report import MEMORY_ERROR, plan_run
 from isoflop.training.search import search_plans
-from isoflop.training.space import SpaceLimits, enumerate_plans
+from isoflop.training.space import BATCH_TOLERANCE, SpaceLimits, enumerate_plans, well_divided
 from isoflop.training.time import StepPricer
 
 ALL = SpaceLimits(schedules=("gpipe", "1f1b", "interleaved", "zero-bubble", "dualpipe"))
@@ -225,3 +229,26 @@ def _capacity(device, usable):
     one, two = (usable_bytes(evolve(device, memory=evolve(device.memory, capacity_bytes=c)))
                 for c in (1e11, 2e11))  # fmt: skip
     return 1e11 + (usable - one) / (two - one) * 1e11
+
+
+@given(wanted=st.floats(0.6, 1e4))
+def test_batches_in_tokens_divide_well(wanted):
+    """No number of sequences as near is divided by a higher power of two."""
+    found = well_divided(wanted)
+    low, high = (1.0 - BATCH_TOLERANCE) * wanted, (1.0 + BATCH_TOLERANCE) * wanted
+    near = [n for n in range(math.ceil(low), math.floor(high) + 1) if n > 0]
+    if near:
+        assert found in near
+        assert found & -found == max(n & -n for n in near)
+    else:
+        assert found == max(1, round(wanted))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "length", "sequences"),
+    [("4M", 4096, 1024), ("60M", 4096, 14336), ("4194304", 4096, 1024), ("100K", 4096, 24)],
+)
+def test_the_command_moves_a_batch(capsys, tokens, length, sequences):
+    main(["plan", "llama-3.1-8b", "--on", "64xdgx-h100", "--batch", tokens, "--seq", str(length),
+          "--json"])  # fmt: skip
+    assert json.loads(capsys.readouterr().out)["global_batch"] == sequences

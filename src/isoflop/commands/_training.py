@@ -30,9 +30,10 @@ class JobOptions:
     tokens
         Tokens of the run, such as 2T: adds days, dollars and energy.
     batch
-        Tokens per step, such as 4M; default 4,194,304.
+        Tokens per step, such as 4M, moved by up to 5% to a number of sequences that many degrees
+        divide; default 4,194,304.
     global_batch
-        Sequences per step, instead of batch.
+        Sequences per step, instead of batch, as they are.
     seq
         Tokens per sequence; default 4096, or the model's limit where that is less.
     """
@@ -46,6 +47,7 @@ class JobOptions:
         """The job of training a model."""
         from ..errors import InvalidInput
         from ..training.plan import TrainingJob
+        from ..training.space import well_divided
         from ..units import parse
 
         length = self.seq if self.seq is not None else min(DEFAULT_SEQUENCE, spec.max_context)
@@ -59,7 +61,8 @@ class JobOptions:
             wanted = parse(batch, "tokens", "batch") if batch else float(DEFAULT_BATCH_TOKENS)
             if not 0 < wanted < float("inf"):
                 raise InvalidInput(f"The batch is {batch}; it must be a positive number of tokens.")
-            sequences = max(1, round(wanted / length))
+            exact = wanted / length
+            sequences = int(exact) if exact == int(exact) else well_divided(exact)
         run = parse(self.tokens, "tokens", "tokens") if self.tokens else 0.0
         return TrainingJob(model=spec, global_batch=sequences, sequence_tokens=length, tokens=run)
 

@@ -14,6 +14,8 @@ from .placement import differs, stage_ranks
 from .plan import OPEN, PLACEMENTS, RECOMPUTE, SCHEDULES, Plans, TrainingJob
 
 SINGLE = tuple(SCHEDULES.index(s) for s in ("gpipe", "1f1b", "zero-bubble", "dualpipe"))
+BATCH_TOLERANCE = 0.05 + 1e-9
+"""How far a batch in tokens is moved: as far as a million is from 2^20."""
 INTERLEAVED, DUALPIPE = SCHEDULES.index("interleaved"), SCHEDULES.index("dualpipe")
 
 
@@ -59,6 +61,21 @@ class SpaceLimits:
 def divisors(n: int, most: int) -> list[int]:
     """Divisors of n up to `most`, ascending."""
     return [d for d in range(1, min(n, most) + 1) if n % d == 0]
+
+
+def well_divided(wanted: float) -> int:
+    """The number of sequences near `wanted` that the highest power of two divides.
+
+    Within BATCH_TOLERANCE of it, and of several the nearest. Data degrees divide it: 4M tokens in
+    sequences of 4,096 are 1,024 of them, not 977.
+    """
+    power = 1 << max(int(wanted * (1.0 + BATCH_TOLERANCE)).bit_length(), 1)
+    while power > 1:
+        nearest = round(wanted / power) * power
+        if nearest and abs(nearest / wanted - 1.0) <= BATCH_TOLERANCE:
+            return nearest
+        power //= 2
+    return max(1, round(wanted))
 
 
 def fits_tensor(model: ModelSpec, tensor: int) -> bool:
