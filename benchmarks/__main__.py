@@ -111,6 +111,7 @@ def main() -> None:
         cold,
         device,
         methods,
+        published_training,
         scaling,
         serving,
         serving_accuracy,
@@ -128,6 +129,7 @@ def main() -> None:
     scaling.main(data / "data/laws")
     training.main()
     training_accuracy.report(data / "data")
+    published_training.report()
     print("number formats: python -m benchmarks.numerics")
 
 

@@ -29,7 +29,7 @@ BOUNDS = {
     "attention_backward": (0.8, 2.5), "attention_older": (1.0, 3.0), "stream": (0.6, 2.5),
     "eager": (1.0, 5.0), "stream_backward": (0.7, 2.5), "experts": (0.8, 3.0), "scan": (1.0, 40.0),
     "exchange": (0.08, 1.0), "exchange_fused": (0.2, 1.0), "scale_up": (0.35, 0.95),
-    "network": (0.3, 0.95), "ramp": (1e5, 3e7), "contention": (0.0, 0.6),
+    "network": (0.7, 0.95), "ramp": (1e5, 3e7), "contention": (0.0, 0.6),
     "launch": (1e-6, 2e-4), "launch_traced": (1e-6, 4e-4), "skew_traced": (0.0, 0.5),
     "step": (1e-4, 3e-2),
     "straggler": (0.0, 0.03), "power_exponent": (0.3, 0.6),
