@@ -352,23 +352,10 @@ def _changes(
             tried.append(Change(name=name, step_s=seconds, gain=report.step_s / seconds - 1.0,
                                 plan=found[1]))  # fmt: skip
 
-    rates = device.rates.dense_flop_per_s
-    if recipe.format in ("bf16", "fp16") and "fp8" in rates:
-        attempt("train in fp8 (e4m3)", evolve(recipe, format="fp8-e4m3"), device, cluster, job)
-    if "fp4" in rates and recipe.format != "nvfp4":
-        attempt("train in nvfp4", evolve(recipe, format="nvfp4"), device, cluster, job)
+    for name, other in _other_recipes(report):
+        attempt(name, other, device, cluster, job)
     more = evolve(device.memory, capacity_bytes=2 * device.memory.capacity_bytes)
     attempt("twice the device memory", recipe, evolve(device, memory=more), cluster, job)
-    if not recipe.offload_activations:
-        attempt("activations of some layers in host memory",
-                evolve(recipe, offload_activations=True), device, cluster, job)  # fmt: skip
-    if recipe.state_is_away and recipe.offload_weights == "none":
-        attempt("weights in host memory", evolve(recipe, offload_weights="cpu"), device, cluster,
-                job)  # fmt: skip
-    if recipe.optimizer == "adam":
-        attempt("8-bit Adam", evolve(recipe, optimizer="adam8bit"), device, cluster, job)
-    if not recipe.exchange and recipe.gradient_bytes > 2:
-        attempt("reduce gradients in bf16", evolve(recipe, exchange="bf16"), device, cluster, job)
     attempt("twice the global batch", recipe, device, cluster,
             evolve(job, global_batch=2 * job.global_batch))  # fmt: skip
     if cluster is not None and len(cluster.tiers) > 1:
@@ -383,16 +370,32 @@ def _changes(
                 job, other)  # fmt: skip
     elif recipe.placement != "any":
         attempt("any placement of ranks", evolve(recipe, placement="any"), device, cluster, job)
-    if recipe.graphs == "none" and report.step_parts["host"] > WORTH_GRAPHS * report.step_s:
-        attempt("launches of layers in CUDA graphs", evolve(recipe, graphs="layers"), device,
-                cluster, job)  # fmt: skip
-    if not recipe.overlap_tensor:
-        attempt("overlap tensor-parallel communication",
-                evolve(recipe, overlap_tensor=True), device, cluster, job)  # fmt: skip
-    if not recipe.overlap_expert and any(g.ffn.kind == "moe" for g in job.model.layers):
-        attempt("overlap the expert exchange",
-                evolve(recipe, overlap_expert=True), device, cluster, job)  # fmt: skip
     return sorted(tried, key=lambda c: -c.gain)
+
+
+def _other_recipes(report: PlanReport) -> Iterable[tuple[str, Recipe]]:
+    """Choices that all plans share and that may be made otherwise, by name."""
+    recipe, rates = report.recipe, report.device.rates.dense_flop_per_s
+    if recipe.format in ("bf16", "fp16") and "fp8" in rates:
+        yield "train in fp8 (e4m3)", evolve(recipe, format="fp8-e4m3")
+    if "fp4" in rates and recipe.format != "nvfp4":
+        yield "train in nvfp4", evolve(recipe, format="nvfp4")
+    if not recipe.offload_activations:
+        yield (
+            "activations of some layers in host memory", evolve(recipe, offload_activations=True)
+        )  # fmt: skip
+    if recipe.state_is_away and recipe.offload_weights == "none":
+        yield "weights in host memory", evolve(recipe, offload_weights="cpu")
+    if recipe.optimizer == "adam":
+        yield "8-bit Adam", evolve(recipe, optimizer="adam8bit")
+    if not recipe.exchange and recipe.gradient_bytes > 2:
+        yield "reduce gradients in bf16", evolve(recipe, exchange="bf16")
+    if recipe.graphs == "none" and report.step_parts["host"] > WORTH_GRAPHS * report.step_s:
+        yield "launches of layers in CUDA graphs", evolve(recipe, graphs="layers")
+    if not recipe.overlap_tensor:
+        yield "overlap tensor-parallel communication", evolve(recipe, overlap_tensor=True)
+    if not recipe.overlap_expert and any(g.ffn.kind == "moe" for g in report.job.model.layers):
+        yield "overlap the expert exchange", evolve(recipe, overlap_expert=True)
 
 
 def explain_why_not(report: PlanReport, plan: TrainingPlan, cluster: Cluster | None) -> str:
