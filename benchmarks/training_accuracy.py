@@ -19,8 +19,9 @@ from attrs import evolve
 from tools.calibrate_training import FITTED, TIMED, fit_family, log_errors, publisher
 
 from isoflop.evidence.case import Case, Prediction
-from isoflop.evidence.ranking import RankedPlans, kendall_tau, rank_plans
+from isoflop.evidence.ranking import SAME_RATIO, RankedPlans, kendall_tau, rank_plans
 from isoflop.evidence.read import read_cases
+from isoflop.evidence.summary import summarise
 from isoflop.evidence.training_predict import predict_training
 from isoflop.evidence.training_rows import TrainingQuestion
 from isoflop.training.memory import memory_parts, total_bytes, usable_bytes
@@ -63,7 +64,7 @@ def ranking(predictions: list[Prediction], all_groups: bool = False) -> None:
     print("order of measured plans of one job (groups of three and more)")
     for source, found in groups.items():
         lost = np.array([g.regret for g in found])
-        tau = np.average([g.tau for g in found], weights=[g.pairs for g in found])
+        tau = apart_tau(found, SAME_RATIO)
         apart = ", ".join(f"{apart_tau(found, r):4.2f} over {r:.0%}" for r in APART)
         print(f"  {source[:44]:44s} {len(found):4d} groups {sum(g.plans for g in found):5d} plans  "
               f"tau {tau:4.2f} ({apart} apart)  chosen within 3%: {np.mean(lost <= 0.03):4.0%}  "
@@ -129,7 +130,7 @@ def traced_layers(predictions: list[Prediction]) -> None:
         groups = [
             g for g in rank_plans([scattered(p, lines, factor) for p in steps]) if g.plans > 2
         ]
-        taus.append(np.average([g.tau for g in groups], weights=[g.pairs for g in groups]))
+        taus.append(apart_tau(groups, SAME_RATIO))
         chosen.append(np.mean([g.regret <= 0.03 for g in groups]))
     print(f"  were every prediction the true mean and {LAUNCH_SCATTER:.0%} the scatter of the "
           f"{len(apart)} layers that take no longer: tau {np.mean(taus):.2f} "
@@ -248,12 +249,9 @@ def named(source: str) -> str:
 
 def baseline(rows: list[Prediction]) -> float:
     """Mean error of one constant for each metric, as `isoflop validate` counts it."""
-    errors = []
-    for metric in sorted({p.case.metric for p in rows}):
-        mine = [p for p in rows if p.case.metric == metric]
-        ratio = np.array([p.case.measured / p.naive for p in mine])
-        errors += list(np.abs(np.median(ratio) / ratio - 1.0))
-    return float(np.mean(errors))
+    each = [r for r in summarise(rows).rows() if r["source"] == "(all sources)"]
+    errors = [r["baseline_mean_abs_pct"] for r in each]
+    return float(np.average(errors, weights=[r["supported"] for r in each])) / 100.0
 
 
 def by_source(predictions: list[Prediction]) -> None:

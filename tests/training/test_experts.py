@@ -132,3 +132,12 @@ def test_graphs_are_emitted_for_megatron_alone(model, graphs, expected):
     assert expected in emit("megatron", job, recipe, plan)
     with pytest.raises(InvalidInput, match="leave --cuda-graphs out"):
         emit("torchtitan", job, recipe, plan)
+
+
+def test_an_activation_is_computed_again_once():
+    """Named alone and with the experts it stands in."""
+    once, twice = (
+        step(Recipe(recompute_modules=m)).parts["recompute"][0]
+        for m in (("moe",), ("moe", "moe_act"))
+    )
+    assert once == twice > step(Recipe(recompute_modules=("moe_act",))).parts["recompute"][0] > 0.0

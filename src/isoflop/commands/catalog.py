@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -15,29 +16,27 @@ app = App(name="catalog", help="List, show, check and create catalog entries.")
 _JSON = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 
 
-def _kinds() -> dict[str, type]:
-    from ..formats import NumberFormat
-    from ..hardware import Accelerator, Cluster
-    from ..models import ModelSpec
-    from ..training.limits import PublishedLimits
-    from ..training.published import PublishedRun
+KINDS = {
+    "accelerators": ("hardware", "Accelerator"),
+    "clusters": ("hardware", "Cluster"),
+    "formats": ("formats", "NumberFormat"),
+    "limits": ("training.limits", "PublishedLimits"),
+    "models": ("models", "ModelSpec"),
+    "runs": ("training.published", "PublishedRun"),
+}
+"""Module and class of each catalog's entries, imported when that catalog is read."""
 
-    return {
-        "accelerators": Accelerator,
-        "clusters": Cluster,
-        "formats": NumberFormat,
-        "limits": PublishedLimits,
-        "models": ModelSpec,
-        "runs": PublishedRun,
-    }
+
+def _class(kind: str) -> type:
+    module, name = KINDS[kind]
+    return getattr(import_module(f"isoflop.{module}"), name)
 
 
 def _kind(name: str) -> tuple[str, type]:
-    kinds = _kinds()
-    for kind in kinds:
+    for kind in KINDS:
         if name.lower() in (kind, kind.removesuffix("s")):
-            return kind, kinds[kind]
-    raise UnknownName("catalog", name, kinds)
+            return kind, _class(kind)
+    raise UnknownName("catalog", name, KINDS)
 
 
 @app.command(name="list")
@@ -53,7 +52,7 @@ def list_entries(kind: str = "", *, json: _JSON = False) -> None:
     from ._output import console, print_json, table
 
     if not kind:
-        counts = {k: len(catalog.paths(k)) for k in _kinds()}
+        counts = {k: len(catalog.paths(k)) for k in KINDS}
         if json:
             print_json(counts)
             return
@@ -98,8 +97,6 @@ def _summary(entry: object) -> dict[str, str]:
     from ..formats import NumberFormat
     from ..hardware import Accelerator, Cluster
     from ..models import ModelSpec
-    from ..training.limits import PublishedLimits
-    from ..training.published import PublishedRun
     from ..units import show_bytes, show_count, show_flop_rate, show_rate
 
     if isinstance(entry, Accelerator):
@@ -119,18 +116,21 @@ def _summary(entry: object) -> dict[str, str]:
             "id": entry.id, "name": entry.name, "bits": f"{entry.bits_per_value:.4g}",
             "role": entry.role,
         }  # fmt: skip
+    if isinstance(entry, ModelSpec):
+        return {
+            "id": entry.id, "name": entry.name, "parameters": show_count(entry.parameters),
+            "active": show_count(entry.active_parameters), "layers": str(entry.depth),
+            "context": f"{entry.max_context:,}",
+        }  # fmt: skip
+    from ..training.limits import PublishedLimits
+    from ..training.published import PublishedRun
+
     if isinstance(entry, PublishedLimits):
         sizes = sum(len(limit.fits) + len(limit.fails) for limit in entry.limits)
         return {"id": entry.id, "name": entry.name, "recipes": str(len(entry.limits)),
                 "sizes": str(sizes)}  # fmt: skip
-    if isinstance(entry, PublishedRun):
-        return {"id": entry.id, "name": entry.name, "plan": entry.plan, "figure": entry.figure}
-    assert isinstance(entry, ModelSpec)
-    return {
-        "id": entry.id, "name": entry.name, "parameters": show_count(entry.parameters),
-        "active": show_count(entry.active_parameters), "layers": str(entry.depth),
-        "context": f"{entry.max_context:,}",
-    }  # fmt: skip
+    assert isinstance(entry, PublishedRun)
+    return {"id": entry.id, "name": entry.name, "plan": entry.plan, "figure": entry.figure}
 
 
 @app.command
@@ -180,18 +180,17 @@ def check(path: Path | None = None) -> None:
     targets = (
         [(path.parent.name, path)]
         if path
-        else [(kind, p) for kind in _kinds() for p in catalog.paths(kind).values()]
+        else [(kind, p) for kind in KINDS for p in catalog.paths(kind).values()]
     )
     failures = []
     for kind, file in targets:
-        cls = _kinds().get(kind)
-        if cls is None:
+        if kind not in KINDS:
             raise InvalidInput(
                 f"'{file}' is in a folder called '{kind}'; a catalog file lives in one of "
-                f"{', '.join(_kinds())}."
+                f"{', '.join(KINDS)}."
             )
         try:
-            entry = catalog.load_file(file, cls, id=file.stem)
+            entry = catalog.load_file(file, _class(kind), id=file.stem)
             failures += [f"{file}: {text}" for text in _failed_checks(entry)]
         except CatalogError as error:
             failures.append(str(error))

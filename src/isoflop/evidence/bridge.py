@@ -17,7 +17,8 @@ from ..training.plan import Graphs, Module
 
 GRACE = ("gb200", "gb300")
 LAYOUT_CHANGE, FUSED_PRODUCTS = 26.02, 26.06
-"""Releases from which the presets hold, and from which 8-bit runs replay whole iterations."""
+"""Releases from which the presets hold, and from which mixtures have a fused dispatcher and 8-bit
+runs replay whole iterations."""
 
 
 @frozen(kw_only=True)
@@ -94,6 +95,14 @@ def release(source: str) -> float | None:
     """The release that a row's source names."""
     match = re.search(r"(\d\d\.\d\d)(\.\d+)?$", source)
     return float(match.group(1)) if match else None
+
+
+def usual_preset(row: dict[str, str], latent: bool) -> Preset:
+    """What to take where no preset is known: the exchange overlaps, by a fused dispatcher for
+    models with latent attention and for all from 26.06 on; up projections are computed again."""
+    number = release(row["source"])
+    fused = number is not None and (latent or number >= FUSED_PRODUCTS)
+    return Preset(fused=fused, overlap=True, modules=("mla_up_proj",) if latent else ())
 
 
 def preset_of(row: dict[str, str]) -> Preset | None:

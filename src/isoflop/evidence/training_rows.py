@@ -16,7 +16,7 @@ from ..training.memory import usable_bytes, usable_host_bytes
 from ..training.plan import Plans, Recipe, TrainingJob, TrainingPlan
 from ..training.search import fill_memory
 from ..training.utilization import Convention
-from .bridge import preset_of, release
+from .bridge import preset_of, usual_preset
 from .case import Case
 from .silicon_rows import number
 
@@ -104,7 +104,6 @@ FORMATS = {
     "amp_fp8": "fp8-e4m3",
 }  # fmt: skip
 FP16_FAMILIES = ("volta", "turing", "pascal")
-FUSED_EXCHANGE_RELEASE = 26.06
 ADAPTER_FLOP_PER_PARAMETER = 5.0
 """Between the 4 of frozen weights and the 6 of trained ones."""
 FUSED_LOGIT_BYTES = 4.0
@@ -279,12 +278,9 @@ def _recipe(row: dict[str, str], device: Accelerator) -> Recipe:
             stage_buffers=True, context="all-gather", repeated_keys=True, gathered_inputs=True,
         )  # fmt: skip
     if "model_table" in source or "Bridge" in source:
-        bridge = "Bridge" in source
-        recipe = evolve(recipe, overlap_tensor=True, overlap_expert=bridge,
-                        fused_exchange=_fused_exchange(row),
-                        fixed_capacity="tokendrop" in row["model_name"],
-                        adapters=_adapters(row))  # fmt: skip
-        return _bridge_recipe(recipe, row) if bridge else recipe
+        recipe = evolve(recipe, overlap_tensor=True, adapters=_adapters(row),
+                        fixed_capacity="tokendrop" in row["model_name"])  # fmt: skip
+        return _bridge_recipe(recipe, row) if "Bridge" in source else recipe
     return recipe
 
 
@@ -292,38 +288,19 @@ def _bridge_recipe(recipe: Recipe, row: dict[str, str]) -> Recipe:
     """What Megatron-Bridge's published benchmark configurations set beyond the table's columns.
 
     Gradients are held and reduced in bf16; mixtures keep Adam's moments in bf16; Transformer
-    Engine keeps narrow inputs; latent attention computes its up projections again; sharded
-    (FSDP) runs keep activations of some layers in host memory.
+    Engine keeps narrow inputs; sharded (FSDP) runs keep activations of some layers in host memory;
+    the rest is the preset's.
     """
     model = training_model(row)
+    latent = any(g.mixer.kind == "mla" for g in model.layers)
     routed = any(g.ffn.kind == "moe" for g in model.layers)
-    recipe = evolve(
+    preset = preset_of(row) or usual_preset(row, latent)
+    return evolve(
         recipe, gradient_bytes=2.0, narrow_activations=True,
-        optimizer="adam16" if routed else "adam",
-        recompute_modules=("mla_up_proj",) if _latent(model) else (),
+        optimizer="adam16" if routed else "adam", fused_exchange=preset.fused,
+        overlap_expert=preset.overlap, graphs=preset.graphs, recompute_modules=preset.modules,
         offload_activations=_whole(row, "zero_stage", 1) == 3,
     )  # fmt: skip
-    preset = preset_of(row)
-    if preset is None:
-        return recipe
-    return evolve(recipe, fused_exchange=preset.fused, overlap_expert=preset.overlap,
-                  graphs=preset.graphs, recompute_modules=preset.modules)  # fmt: skip
-
-
-def _fused_exchange(row: dict[str, str]) -> bool:
-    """Whether one kernel dispatches tokens, as DeepEP and its successors do.
-
-    The published configurations name such a dispatcher for models with latent attention, whatever
-    the release, and for all mixtures from 26.06 on.
-    """
-    number = release(row["source"])
-    if number is None:
-        return False
-    return _latent(training_model(row)) or number >= FUSED_EXCHANGE_RELEASE
-
-
-def _latent(model: ModelSpec) -> bool:
-    return any(g.mixer.kind == "mla" for g in model.layers)
 
 
 def _adapters(row: dict[str, str]) -> bool:

@@ -15,7 +15,16 @@ import numpy as np
 
 from ..cost.features import Array
 from .plan import Plans, TrainingPlan
-from .stages import balanced, in_flight_at, layers_at, listed, stage_list, uneven
+from .stages import (
+    balanced,
+    even_chunks,
+    in_flight_at,
+    layers_at,
+    listed,
+    spread,
+    stage_list,
+    uneven,
+)
 
 MOST_ROUNDS = 6
 """Rounds of p micro-batches that are followed; later ones are as long as the last, within 0.8% of
@@ -39,7 +48,7 @@ def chunk_layers(plans: Plans, depth: int) -> list[Array]:
             continue
         one = plans.take(slice(i, i + 1))
         totals = [int(layers_at(one, depth, np.array([s]))[0]) for s in range(p)]
-        out.append(np.array([_spread(n, v) for n in totals]))
+        out.append(np.array([spread(n, v) for n in totals]))
     return out
 
 
@@ -55,17 +64,7 @@ def chunk_list(plan: TrainingPlan, depth: int) -> list[int]:
     p, v = plan.pipeline, plan.virtual
     if plan.uneven and not plan.balanced:
         return chunk_layers(Plans.of([plan]), depth)[0].T.ravel().tolist()
-    chunks = p * v
-    if depth % chunks and (depth + 2) % chunks == 0:
-        even = (depth + 2) // chunks
-        return [even - (k == 0) - (k == chunks - 1) for k in range(chunks)]
-    return _spread(depth, chunks)
-
-
-def _spread(layers: int, places: int) -> list[int]:
-    """As evenly as can be, the later places the fuller."""
-    low, more = divmod(layers, places)
-    return [low + (k >= places - more) for k in range(places)]
+    return even_chunks(depth, p * v)
 
 
 def balanced_chunks(depth: int, stages: int, chunks: int, *, last: float) -> tuple[int, ...]:

@@ -223,23 +223,12 @@ class ComputeTable:
                 flop = op.count * linear(op.flop, batch) / share
                 _place(c, op, suffix, op.count * each / share, flop, self.job.model.depth)
                 if suffix == "f" and _repeated(op, self.recipe):
-                    kind = {"gemm": "again_gemm", "moe": "again_experts"}.get(op.kind)
-                    kind = kind or "again_stream"
+                    kinds = {"gemm": "again_gemm", "moe": "again_experts"}
+                    kind = kinds.get(op.kind, "again_stream")
                     c[kind] = c[kind] + op.count * each / share / self.job.model.depth
-        if routed and "moe_act" in self.recipe.recompute_modules:
-            c["again_stream"] = c["again_stream"] + self._expert_activation_s(tokens, tp, sq, etp)
         if not self.recipe.fused_attention and not routed:
             c["kernels"] = c["kernels"] + _split_softmax(self.job.model, tp, micro_batch)
         return np.stack([np.broadcast_to(c[k], tokens.shape) for k in COLUMNS], axis=1)
-
-    def _expert_activation_s(self, tokens: Array, tp: int, sp: int, etp: int) -> Array:
-        """Seconds per average layer to compute activations inside routed experts again."""
-        width = sum(
-            g.count * (3 if g.ffn.expert_kind == "gated" else 2) * g.ffn.inner
-            * g.ffn.experts_per_token for g in self.job.model.layers if g.ffn.kind == "moe"
-        ) / self.job.model.depth  # fmt: skip
-        moved = 2.0 * width * tokens / (tp if sp else etp)
-        return moved / (MEMORY_SHARE * self.device.memory.bandwidth_bytes_per_s)
 
     def _operators(self, plan: Plan) -> list[tuple[str, Operator]]:
         """Operators of the three passes, each with its letter in COLUMNS."""
@@ -289,10 +278,10 @@ REPEATED = {
     "shared_experts": ("shared ",),
     "moe": ("routed experts", "shared ", "expert input projection", "expert output projection"),
     "core_attn": (),
-    "moe_act": (),
+    "moe_act": ("routed experts activation",),
 }
 """How the names of the kernels begin that a recomputed module runs again; the attention core has a
-column of its own, and the activation inside routed experts is counted apart."""
+column of its own."""
 
 
 def _repeated(op: Operator, recipe: Recipe) -> bool:

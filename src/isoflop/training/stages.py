@@ -98,15 +98,23 @@ def stage_list(plan: TrainingPlan, depth: int) -> list[int]:
                 f"has {depth}. Give each stage at least one, and all of them {depth} together."
             )
         return out
-    chunks = p * v
-    low, more = divmod(depth, chunks)
-    if more and (depth + 2) % chunks == 0:
-        # Embedding and head each take the place of a layer.
-        even = (depth + 2) // chunks * v
-        return [even - (s == 0) - (s == p - 1) for s in range(p)] if p > 1 else [depth]
-    # The fuller chunks come last.
-    sizes = [low + (k >= chunks - more) for k in range(chunks)]
+    sizes = even_chunks(depth, p * v)
     return [sum(sizes[s::p]) for s in range(p)]
+
+
+def even_chunks(depth: int, chunks: int) -> list[int]:
+    """Layers of every chunk in the model's order, where a plan does not say."""
+    if depth % chunks and (depth + 2) % chunks == 0:
+        # Embedding and head each take the place of a layer.
+        even = (depth + 2) // chunks
+        return [even - (k == 0) - (k == chunks - 1) for k in range(chunks)]
+    return spread(depth, chunks)
+
+
+def spread(layers: int, places: int) -> list[int]:
+    """As evenly as can be, the later places the fuller."""
+    low, more = divmod(layers, places)
+    return [low + (k >= places - more) for k in range(places)]
 
 
 def balanced(depth: int, stages: int, *, first: float = 0.0, last: float = 0.0) -> tuple[int, ...]:
